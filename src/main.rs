@@ -1,1 +1,24 @@
-fn main(){}
+//! The `imageset-mirror` binary: parses arguments, installs the TLS provider and logging, runs a command.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use imageset_mirror::cli::{self, Args, Command};
+use imageset_mirror::clock::Clock;
+use imageset_mirror::telemetry;
+
+mod operator;
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    // One provider for every TLS connection; installing it twice is the only way to fail, and this is the first time.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+    let controller = matches!(args.command, Command::Controller(_));
+    let format = args.log_format.unwrap_or(if controller { telemetry::Format::Json } else { telemetry::Format::Text });
+    telemetry::install(format, args.log_level.as_deref(), !controller, Clock::system())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match args.command {
+        Command::Controller(args) => runtime.block_on(operator::run(*args)),
+        command => Ok(runtime.block_on(cli::run(command))),
+    }
+}

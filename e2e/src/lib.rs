@@ -1,1 +1,23 @@
-//! .
+//! The end-to-end suite of `imageset-mirror`: real servers on loopback, nothing mocked.
+//!
+//! A scenario is a file below `tests/`. It starts a [`cluster::Cluster`], registries ([`registry`]) with content
+//! ([`image`]), and the built operator ([`operator`]), then asserts on what the API server and the registries hold and
+//! on what they logged. Programs are pinned and built by [`tools`]; [`mirrorconf`] lets OpenShift's own code judge the
+//! mirror sets. Everything ends with the test process, however it ends ([`process`]).
+
+mod background;
+pub mod cluster;
+pub mod image;
+pub mod interruption;
+pub mod mirror_sets;
+pub mod mirrorconf;
+pub mod operator;
+pub mod pki;
+pub mod process;
+pub mod proxy;
+pub mod rbac;
+pub mod registry;
+pub mod token;
+pub mod tools;
+pub mod wait;
+pub mod world;

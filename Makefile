@@ -1,0 +1,47 @@
+# Everything that CI and a laptop run. `make lint test` is what a change passes.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help build lint fmt test unit e2e tools demo manifests
+
+# The one place outside the repository that anything is kept in.
+CACHE_ROOT := $(if $(IMAGESET_MIRROR_CACHE),$(IMAGESET_MIRROR_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/imageset-mirror)
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := $(CACHE_ROOT)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build the release binary
+	cargo build --release --locked
+
+lint: $(CARGO_DENY) ## Formatting, clippy, docs, dependencies, generated files
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	$(CARGO_DENY) --locked check bans licenses sources
+	cargo test --locked --test crds --test layers
+
+test: ## Unit, property, integration and end-to-end tests
+	cargo test --locked
+	$(MAKE) e2e
+
+unit: ## Only what needs no servers
+	cargo test --locked
+
+tools: ## Build the real servers that the end-to-end tests start (once; about 20 minutes)
+	cargo run --locked -p e2e -- tools
+
+e2e: tools ## End-to-end tests on real servers, with the operator as `cargo build` makes it
+	cargo build --locked
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e
+
+demo: build tools ## Show the whole thing on this machine; KEEP=1 leaves it running
+	cargo run --locked -p e2e -- demo
+
+manifests: ## Regenerate crds/ and config/rbac
+	UPDATE=1 cargo test --locked --test crds
+
+$(CARGO_DENY):
+	@echo "building cargo-deny $(CARGO_DENY_VERSION), once, about 4 minutes"
+	cargo install --locked --quiet --root "$(CACHE_ROOT)/tools/cargo-deny-$(CARGO_DENY_VERSION)" cargo-deny@$(CARGO_DENY_VERSION)

@@ -1,0 +1,120 @@
+//! The parts of the end-to-end suite by hand: build them, start them, watch the operator use them.
+
+use std::future::pending;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use e2e::cluster::{Cluster, OpenShiftKind};
+use e2e::registry::Registry;
+use e2e::tools;
+use e2e::world::Setup;
+
+mod demo;
+mod rest;
+
+#[derive(Parser)]
+#[command(about = "The parts of the end-to-end suite, by hand")]
+struct Args {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Build every program of the suite that is not in the cache
+    Tools,
+    /// Start a cluster and two registries, and keep them until Ctrl-C
+    Up,
+    /// Mirror images into a registry with the real operator; with KEEP=1 everything stays up until Ctrl-C
+    Demo,
+    /// Measure what the operator costs with many complete objects
+    Rest {
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        objects: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tools::say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(action: &Action) -> Result<()> {
+    if let Action::Tools = action {
+        tools::ensure_all()?;
+        print(&format!("all programs are in {}", tools::cache()?.join("tools").display()));
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let work = async {
+            match action {
+                Action::Tools => Ok(()),
+                Action::Up => up().await,
+                Action::Demo => demo::run().await,
+                Action::Rest { objects } => rest::run(*objects).await,
+            }
+        };
+        // Ctrl-C drops the work, and with it every process and folder.
+        tokio::select! {
+            outcome = work => outcome,
+            interrupted = tokio::signal::ctrl_c() => interrupted.context("waiting for Ctrl-C"),
+        }
+    })
+}
+
+async fn up() -> Result<()> {
+    tokio::task::spawn_blocking(tools::ensure_all).await??;
+    let setup = setup();
+    tools::say(STARTING);
+    let (cluster, source, target) =
+        tokio::try_join!(Cluster::start_with(&setup.kinds), setup.source.start(), setup.target.start())?;
+    describe(&cluster, &source, &target);
+    print("Ctrl-C ends everything");
+    pending().await
+}
+
+const STARTING: &str = "starting etcd, kube-apiserver, kube-controller-manager and two registries";
+
+/// What `up` and `demo` start.
+fn setup() -> Setup {
+    Setup { kinds: OpenShiftKind::ALL.to_vec(), ..Setup::default() }
+}
+
+fn describe(cluster: &Cluster, source: &Registry, target: &Registry) {
+    print(&format!("export KUBECONFIG={}", cluster.kubeconfig().display()));
+    for (name, registry) in [("source", source), ("target", target)] {
+        if let Some(login) = registry.login() {
+            print(&format!("{name} registry: {} as {} / {}", registry.url(), login.user, login.password));
+        }
+    }
+}
+
+/// Builds the operator, unless `IMAGESET_MIRROR_BIN` names one.
+fn build_operator() -> Result<()> {
+    if std::env::var_os("IMAGESET_MIRROR_BIN").is_some() {
+        return Ok(());
+    }
+    tools::say("building the operator (cargo build --release), some minutes the first time");
+    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--locked", "--bin", "imageset-mirror"]);
+    let status = command.current_dir(e2e::operator::repository()).status().context("running cargo")?;
+    ensure!(status.success(), "cargo build: {status}");
+    Ok(())
+}
+
+fn print(text: &str) {
+    // Nobody reads it: then nobody needs it.
+    drop(writeln!(std::io::stdout(), "{text}"));
+}

@@ -1,0 +1,349 @@
+//! The real programs of the suite: pinned, built once, cached outside the tree.
+//!
+//! Each folder of `e2e/tools/` is a Go module that pins one program and, in its `go.sum`, everything that goes into it.
+//! The cache is `${IMAGESET_MIRROR_CACHE:-${XDG_CACHE_HOME:-~/.cache}/imageset-mirror}/tools/`; a module's folder there
+//! is named after the hash of what it is built from. Once built, neither Go nor a network is needed. Programs of
+//! Kubernetes' test kit are taken from `KUBEBUILDER_ASSETS` or `PATH` where they have the pinned version.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// The Kubernetes version that the suite runs against.
+pub const KUBERNETES_VERSION: &str = "v1.36.3";
+
+/// The etcd version that this Kubernetes names.
+pub const ETCD_VERSION: &str = "3.6.8";
+
+/// A program of the suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// The API server.
+    KubeApiserver,
+    /// The controller manager: garbage collection, namespaces, service accounts, deployments.
+    KubeControllerManager,
+    /// The command line of Kubernetes, kustomize included.
+    Kubectl,
+    /// The store of the API server.
+    Etcd,
+    /// CNCF distribution.
+    Registry,
+    /// olareg, another registry implementation.
+    Olareg,
+    /// Our judge of mirror sets, on OpenShift's merge and the container runtime's lookup.
+    Mirrorconf,
+}
+
+/// How a program is built.
+struct Recipe {
+    /// The folder below `e2e/tools/`, and the first part of the cache folder's name.
+    module: &'static str,
+    /// The file that is built.
+    binary: &'static str,
+    package: &'static str,
+    version: &'static str,
+    tags: &'static str,
+    /// What to tell somebody who waits for the first build.
+    estimate: &'static str,
+    /// Arguments and expected output of a copy found elsewhere, if one may be taken.
+    elsewhere: Option<(&'static [&'static str], &'static str)>,
+}
+
+impl Tool {
+    /// All programs, the slowest build first.
+    pub const ALL: [Tool; 7] = [
+        Tool::KubeApiserver,
+        Tool::KubeControllerManager,
+        Tool::Kubectl,
+        Tool::Registry,
+        Tool::Etcd,
+        Tool::Mirrorconf,
+        Tool::Olareg,
+    ];
+
+    const fn recipe(self) -> Recipe {
+        match self {
+            Tool::KubeApiserver => Recipe {
+                package: "k8s.io/kubernetes/cmd/kube-apiserver",
+                elsewhere: Some((&["--version"], "Kubernetes v1.36.3")),
+                ..kubernetes("kube-apiserver", "about 6 minutes")
+            },
+            Tool::KubeControllerManager => Recipe {
+                package: "k8s.io/kubernetes/cmd/kube-controller-manager",
+                elsewhere: Some((&["--version"], "Kubernetes v1.36.3")),
+                ..kubernetes("kube-controller-manager", "about 2 minutes")
+            },
+            Tool::Kubectl => Recipe {
+                package: "k8s.io/kubernetes/cmd/kubectl",
+                elsewhere: Some((&["version", "--client"], "Client Version: v1.36.3")),
+                ..kubernetes("kubectl", "about half a minute")
+            },
+            Tool::Etcd => Recipe {
+                module: "etcd",
+                binary: "etcd",
+                package: "go.etcd.io/etcd/server/v3",
+                version: ETCD_VERSION,
+                tags: "",
+                estimate: "about half a minute",
+                elsewhere: Some((&["--version"], "etcd Version: 3.6.8")),
+            },
+            Tool::Registry => Recipe {
+                module: "registry",
+                binary: "registry",
+                package: "github.com/distribution/distribution/v3/cmd/registry",
+                version: "v3.1.2",
+                tags: "",
+                estimate: "about 2 minutes",
+                elsewhere: None,
+            },
+            Tool::Olareg => Recipe {
+                module: "olareg",
+                binary: "olareg",
+                package: "github.com/olareg/olareg/cmd/olareg",
+                version: "v0.1.2",
+                tags: "",
+                estimate: "some seconds",
+                elsewhere: None,
+            },
+            Tool::Mirrorconf => Recipe {
+                module: "mirrorconf",
+                binary: "mirrorconf",
+                package: ".",
+                version: "of this tree",
+                // Pure Go OpenPGP: with cgo two versions of containers/storage meet in one program.
+                tags: "containers_image_openpgp",
+                estimate: "about 2 minutes",
+                elsewhere: None,
+            },
+        }
+    }
+}
+
+const fn kubernetes(binary: &'static str, estimate: &'static str) -> Recipe {
+    Recipe {
+        module: "kubernetes",
+        binary,
+        package: "",
+        version: KUBERNETES_VERSION,
+        tags: "",
+        estimate,
+        elsewhere: None,
+    }
+}
+
+/// Without a stamped version the server calls itself v0.0.0-master, and kubectl refuses to talk to it.
+fn link_flags(module: &str) -> String {
+    let mut flags = "-s -w".to_owned();
+    if module == "kubernetes" {
+        let stamps = [
+            ("gitVersion", KUBERNETES_VERSION),
+            ("gitMajor", "1"),
+            ("gitMinor", "36"),
+            ("gitCommit", "unknown"),
+            ("gitTreeState", "clean"),
+            ("buildDate", "1970-01-01T00:00:00Z"),
+        ];
+        for (name, value) in stamps {
+            // Writing into a string does not fail.
+            write!(flags, " -X k8s.io/component-base/version.{name}={value}").ok();
+        }
+    }
+    flags
+}
+
+/// The path of a program, which is built first if nothing of the pinned version is there.
+///
+/// # Errors
+/// When it has to be built and Go is missing, too old, or cannot get the modules.
+pub fn ensure(tool: Tool) -> Result<PathBuf> {
+    let recipe = tool.recipe();
+    let folder = module_folder(recipe.module)?;
+    let binary = folder.join(recipe.binary);
+    if binary.exists() {
+        return Ok(binary);
+    }
+    if let Some(found) = elsewhere(&recipe) {
+        return Ok(found);
+    }
+    let _lock = lock(&folder, recipe.binary)?;
+    if binary.exists() {
+        return Ok(binary);
+    }
+    build(&recipe, &folder).with_context(|| format!("building {} {}", recipe.binary, recipe.version))?;
+    Ok(binary)
+}
+
+/// Makes sure of every program and of the OpenShift manifests.
+///
+/// # Errors
+/// As [`ensure()`].
+pub fn ensure_all() -> Result<()> {
+    for tool in Tool::ALL {
+        ensure(tool)?;
+    }
+    openshift_crds()?;
+    Ok(())
+}
+
+/// The folder with the CRD files that OpenShift ships, copied out of the Go module cache.
+///
+/// # Errors
+/// When they have to be fetched and Go is missing or cannot get the module.
+pub fn openshift_crds() -> Result<PathBuf> {
+    let folder = module_folder("openshift-crds")?;
+    let crds = folder.join("crds");
+    if crds.exists() {
+        return Ok(crds);
+    }
+    let _lock = lock(&folder, "the OpenShift CRDs")?;
+    if crds.exists() {
+        return Ok(crds);
+    }
+    say("fetching the OpenShift CRDs");
+    let output = go("openshift-crds")?
+        .args(["mod", "download", "-json", "github.com/openshift/api"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("running go mod download")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "go mod download: {text}");
+    let module: Download = serde_json::from_str(&text).context("reading what go mod download prints")?;
+    let staging = tempfile::tempdir_in(&folder)?;
+    for part in ["config/v1", "operator/v1alpha1", "machineconfiguration/v1"] {
+        let manifests = module.dir.join(part).join("zz_generated.crd-manifests");
+        for entry in fs::read_dir(&manifests).with_context(|| format!("reading {}", manifests.display()))? {
+            let file = entry?;
+            if file.file_name().to_string_lossy().ends_with(".crd.yaml") {
+                // Read and write rather than copy: the module cache is read-only, and so would the copies be.
+                fs::write(staging.path().join(file.file_name()), fs::read(file.path())?)?;
+            }
+        }
+    }
+    fs::rename(staging.keep(), &crds)?;
+    Ok(crds)
+}
+
+/// What `go mod download -json` prints.
+#[derive(Deserialize)]
+struct Download {
+    #[serde(rename = "Dir")]
+    dir: PathBuf,
+}
+
+/// The named cache: the only place outside the repository that the suite writes to.
+///
+/// # Errors
+/// When no home directory is known.
+pub fn cache() -> Result<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = named("IMAGESET_MIRROR_CACHE") {
+        return Ok(std::path::absolute(path)?);
+    }
+    let base = named("XDG_CACHE_HOME").or_else(|| named("HOME").map(|home| home.join(".cache")));
+    let base = base.context("set IMAGESET_MIRROR_CACHE or HOME: there is no place for the built tools")?;
+    Ok(std::path::absolute(base)?.join("imageset-mirror"))
+}
+
+/// The sources of the tools.
+fn sources(module: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(module)
+}
+
+/// The cache folder of a module, named after all that decides about its content.
+fn module_folder(module: &str) -> Result<PathBuf> {
+    let source = sources(module);
+    let mut files: Vec<PathBuf> = fs::read_dir(&source)
+        .with_context(|| format!("reading {}", source.display()))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<_>>()?;
+    files.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name == "go.mod" || name == "go.sum" || name.ends_with(".go")
+    });
+    files.sort();
+    let mut hash = Sha256::new();
+    hash.update(link_flags(module));
+    hash.update(std::env::consts::OS);
+    hash.update(std::env::consts::ARCH);
+    for path in files {
+        let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        hash.update(Sha256::digest(content));
+    }
+    let mut hex = String::new();
+    for byte in hash.finalize().iter().take(6) {
+        write!(hex, "{byte:02x}")?;
+    }
+    let folder = cache()?.join("tools").join(format!("{module}-{hex}"));
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Keeps others from building in this folder until it is dropped.
+fn lock(folder: &Path, what: &str) -> Result<File> {
+    let file = File::create(folder.join(".lock"))?;
+    if file.try_lock().is_err() {
+        say(&format!("waiting for {what}, which another process is building"));
+        file.lock()?;
+    }
+    Ok(file)
+}
+
+/// A copy of the pinned version in `KUBEBUILDER_ASSETS` or `PATH`.
+fn elsewhere(recipe: &Recipe) -> Option<PathBuf> {
+    let (args, expected) = recipe.elsewhere?;
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    assets.into_iter().chain(std::env::split_paths(&path)).find_map(|folder| {
+        let binary = std::path::absolute(folder.join(recipe.binary)).ok()?;
+        let output = Command::new(&binary).args(args).stdin(Stdio::null()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        (output.status.success() && text.lines().any(|line| line.trim() == expected)).then_some(binary)
+    })
+}
+
+fn build(recipe: &Recipe, folder: &Path) -> Result<()> {
+    say(&format!("building {} {}, {} the first time", recipe.binary, recipe.version, recipe.estimate));
+    let staging = tempfile::tempdir_in(folder)?;
+    let made = staging.path().join(recipe.binary);
+    let mut command = go(recipe.module)?;
+    command.args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"]);
+    command.args(["-tags", recipe.tags, "-ldflags", &link_flags(recipe.module), "-o"]);
+    command.arg(&made).arg(recipe.package);
+    let output = command.output().context("running go build")?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("go: downloading")).collect();
+        let tail = lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n");
+        bail!("go build failed ({}):\n{tail}", output.status);
+    }
+    fs::rename(&made, folder.join(recipe.binary))?;
+    Ok(())
+}
+
+/// `go` in the folder of a module, with settings of the user that would change the result switched off.
+fn go(module: &str) -> Result<Command> {
+    let found = Command::new("go").arg("version").stdin(Stdio::null()).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        bail!(
+            "`go` is not there: the programs of the end-to-end suite are built with Go 1.26 or newer; \
+             install it and put it on PATH (once they are built it is not needed any more)"
+        );
+    }
+    let mut command = Command::new("go");
+    command.current_dir(sources(module)).stdin(Stdio::null());
+    // The installed Go or none: a build must not fetch another compiler.
+    command.env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0").env("GOWORK", "off").env_remove("GOFLAGS");
+    Ok(command)
+}
+
+/// Tells the person who waits, also from tests, whose output is captured.
+pub fn say(text: &str) {
+    // Nobody to tell it to: then it is not told.
+    drop(writeln!(std::io::stderr(), "e2e: {text}"));
+}

@@ -1,0 +1,236 @@
+//! What most scenarios start from: a cluster with `config/default` applied, a source and a target registry with TLS and
+//! passwords, and namespaces that can use them.
+
+use anyhow::{Context, Result};
+use kube::api::{Api, DynamicObject};
+use serde_json::{Value, json};
+
+use crate::cluster::{AuditEvent, AuditMark, Cluster, OpenShiftKind};
+use crate::image::Remote;
+use crate::operator::{Deployment, Operator, Overrides, apply_config_default};
+use crate::registry::{Options, Registry};
+use crate::wait::{LONG, image_set_mirrors};
+
+/// The Secret with the source registry's login.
+pub const SOURCE_LOGIN: &str = "source-login";
+/// The Secret with the target registry's login.
+pub const TARGET_LOGIN: &str = "target-login";
+/// The `ConfigMap` with the source registry's CA.
+pub const SOURCE_CA: &str = "source-ca";
+/// The `ConfigMap` with the target registry's CA.
+pub const TARGET_CA: &str = "target-ca";
+/// The key of a CA in its `ConfigMap`.
+pub const CA_KEY: &str = "ca-bundle.crt";
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The OpenShift kinds of the cluster.
+    pub kinds: Vec<OpenShiftKind>,
+    /// The registry that images come from.
+    pub source: Options,
+    /// The registry that they go to.
+    pub target: Options,
+}
+
+impl Default for Setup {
+    /// OpenShift's mirror sets, and CNCF distribution with TLS and passwords on both sides.
+    fn default() -> Self {
+        Self {
+            kinds: OpenShiftKind::MIRROR_SETS.to_vec(),
+            source: Options::distribution("source").tls().basic("puller", "source-password"),
+            target: Options::distribution("target").tls().basic("pusher", "target-password"),
+        }
+    }
+}
+
+/// Cluster, registries, and the Deployment of the operator, which is not running yet.
+#[derive(Debug)]
+pub struct World {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Where images come from.
+    pub source: Registry,
+    /// Where they go.
+    pub target: Registry,
+    /// The operator's Deployment.
+    pub deployment: Deployment,
+    /// The host by which objects name the source: a [`crate::proxy::Proxy`] can take its place, before
+    /// [`World::add_access`].
+    pub source_host: String,
+    /// The host by which objects name the target; likewise.
+    pub target_host: String,
+}
+
+impl World {
+    /// Starts the default setup.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(Setup::default()).await
+    }
+
+    /// Starts another one.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn start_with(setup: Setup) -> Result<Self> {
+        let (cluster, source, target) =
+            tokio::try_join!(Cluster::start_with(&setup.kinds), setup.source.start(), setup.target.start())?;
+        let deployment = apply_config_default(&cluster).await?;
+        let (source_host, target_host) = (source.host(), target.host());
+        let world = Self { cluster, source, target, deployment, source_host, target_host };
+        world.add_access(&world.deployment.namespace).await?;
+        Ok(world)
+    }
+
+    /// Puts the logins and CAs of both registries into a namespace, which is made if it is not there; also after a
+    /// password or a CA has changed.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn add_access(&self, namespace: &str) -> Result<()> {
+        self.cluster.create_namespace(namespace).await?;
+        for (registry, host, login_name, ca_name) in [
+            (&self.source, &self.source_host, SOURCE_LOGIN, SOURCE_CA),
+            (&self.target, &self.target_host, TARGET_LOGIN, TARGET_CA),
+        ] {
+            if let Some(login) = registry.login() {
+                self.cluster.apply_logins(namespace, login_name, &[(host, login)]).await?;
+            }
+            if let Some(ca) = registry.ca_pem() {
+                self.cluster.apply_config_map(namespace, ca_name, CA_KEY, &ca).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a namespace whose objects an operator may work for if `--watch-namespace` names it: access as in
+    /// [`World::add_access`], and the `RoleBinding` that such a namespace needs.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn add_watched_namespace(&self, namespace: &str) -> Result<()> {
+        self.add_access(namespace).await?;
+        let role = "imageset-mirror-watched";
+        let account = json!({
+            "kind": "ServiceAccount",
+            "name": self.deployment.service_account,
+            "namespace": self.deployment.namespace,
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": role, "namespace": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [account],
+        });
+        self.apply(&binding).await
+    }
+
+    /// Starts an operator and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn operator(&self) -> Result<Operator> {
+        self.operator_with(&Overrides::default()).await
+    }
+
+    /// Starts an operator with other flags or environment and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn operator_with(&self, overrides: &Overrides) -> Result<Operator> {
+        let mut operator = Operator::start(&self.cluster, &self.deployment, overrides).await?;
+        operator.until_ready(LONG).await?;
+        Ok(operator)
+    }
+
+    /// The operator's own namespace, which may write cluster objects.
+    pub fn namespace(&self) -> &str {
+        &self.deployment.namespace
+    }
+
+    /// The harness's access to the source.
+    ///
+    /// # Errors
+    /// When its CA is not a certificate.
+    pub fn source(&self) -> Result<Remote> {
+        self.source.remote()
+    }
+
+    /// The harness's access to the target.
+    ///
+    /// # Errors
+    /// When its CA is not a certificate.
+    pub fn target(&self) -> Result<Remote> {
+        self.target.remote()
+    }
+
+    /// An `ImageSetMirror` with these additional images, given as `repository:tag` or `repository@digest` of the source
+    /// registry, or with a host of their own. Logins and CAs are those of [`World::add_access`].
+    pub fn image_set_mirror(&self, namespace: &str, name: &str, images: &[&str]) -> Value {
+        let entry = |image: &&str| {
+            let first = image.split('/').next().unwrap_or_default();
+            let has_host = image.contains('/') && (first.contains(':') || first.contains('.'));
+            json!({"name": if has_host { (*image).to_owned() } else { format!("{}/{image}", self.source_host) }})
+        };
+        let access = |registry: &Registry, login: &str, ca: &str| {
+            let mut fields = serde_json::Map::new();
+            if registry.login().is_some() {
+                fields.insert("credentials".to_owned(), json!({"name": login}));
+            }
+            if registry.ca_pem().is_some() {
+                fields.insert("trustBundle".to_owned(), json!({"name": ca, "key": CA_KEY}));
+            }
+            fields
+        };
+        let mut source = access(&self.source, SOURCE_LOGIN, SOURCE_CA);
+        let mut target = access(&self.target, TARGET_LOGIN, TARGET_CA);
+        target.insert("registry".to_owned(), json!(self.target_host));
+        if self.target.ca_pem().is_none() {
+            target.insert("tls".to_owned(), json!("Plain"));
+        }
+        if self.source.ca_pem().is_none() {
+            source.insert("hosts".to_owned(), json!([{"host": self.source_host, "tls": "Plain"}]));
+        }
+        json!({
+            "apiVersion": "mirror.openshift.io/v1alpha1",
+            "kind": "ImageSetMirror",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "mirror": {"additionalImages": images.iter().map(entry).collect::<Vec<_>>()},
+                "source": source,
+                "target": target,
+            },
+        })
+    }
+
+    /// Applies an object.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn apply(&self, object: &Value) -> Result<()> {
+        self.cluster.apply(&object.to_string()).await.context("applying an object")?;
+        Ok(())
+    }
+
+    /// The objects of a namespace.
+    ///
+    /// # Errors
+    /// When there is no client.
+    pub async fn mirrors(&self, namespace: &str) -> Result<Api<DynamicObject>> {
+        Ok(image_set_mirrors(self.cluster.client().await?, namespace))
+    }
+
+    /// What the operator's account asked of the API server after a mark.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn operator_requests_since(&self, mark: AuditMark) -> Result<Vec<AuditEvent>> {
+        let mut events = self.cluster.audit_since(mark)?;
+        events.retain(|event| event.is_by(&self.deployment.namespace, &self.deployment.service_account));
+        Ok(events)
+    }
+}

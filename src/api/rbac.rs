@@ -1,0 +1,200 @@
+//! What the operator may do, and the roles for people: the one source of `config/rbac` and of charts.
+//!
+//! Exactly what is used, and nothing more: an end-to-end test compares it with the API server's audit log. `create` cannot be
+//! limited to names, and server-side apply needs `create` beside `patch`.
+
+use serde_json::{Value, json};
+
+use super::{GROUP, MANAGED_BY_LABEL, PLURAL};
+
+/// Name of the `ServiceAccount`, of the Deployment and of the lease, and prefix of the roles.
+pub const NAME: &str = "imageset-mirror";
+/// Default namespace.
+pub const NAMESPACE: &str = "imageset-mirror";
+
+/// One rule of a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What it is for.
+    pub why: &'static str,
+    /// API group; empty for the core group.
+    pub group: &'static str,
+    /// Resources.
+    pub resources: &'static [&'static str],
+    /// Verbs.
+    pub verbs: &'static [&'static str],
+    /// Names it is limited to; empty for all.
+    pub names: &'static [&'static str],
+}
+
+const fn rule(
+    why: &'static str,
+    group: &'static str,
+    resources: &'static [&'static str],
+    verbs: &'static [&'static str],
+) -> Rule {
+    Rule { why, group, resources, verbs, names: &[] }
+}
+
+const fn named(rule: Rule, names: &'static [&'static str]) -> Rule {
+    Rule { names, ..rule }
+}
+
+/// In the whole cluster.
+pub const CLUSTER: &[Rule] = &[
+    rule(
+        "Mirror sets are written, and all of them are read to find conflicts before that.",
+        "config.openshift.io",
+        &["imagedigestmirrorsets", "imagetagmirrorsets"],
+        &["get", "list", "watch", "create", "patch", "delete"],
+    ),
+    rule(
+        "Their predecessor is read for the same reason.",
+        "operator.openshift.io",
+        &["imagecontentsourcepolicies"],
+        &["list"],
+    ),
+    named(rule("Registries that nodes may not use.", "config.openshift.io", &["images"], &["get"]), &["cluster"]),
+    rule("Pools that are busy or paused.", "machineconfiguration.openshift.io", &["machineconfigpools"], &["list"]),
+    named(
+        rule(
+            "The UID of this namespace tells one cluster from another in a shared target.",
+            "",
+            &["namespaces"],
+            &["get"],
+        ),
+        &["kube-system"],
+    ),
+];
+
+/// In each namespace whose objects are watched.
+pub const WATCHED: &[Rule] = &[
+    rule("The objects; patch is for their finalizer.", GROUP, &[PLURAL], &["get", "list", "watch", "patch"]),
+    rule("Their status.", GROUP, &["imagesetmirrors/status"], &["patch"]),
+    rule(
+        "Never used as such: OpenShift asks for it before an object may own another.",
+        GROUP,
+        &["imagesetmirrors/finalizers"],
+        &["update"],
+    ),
+    rule(
+        "Credentials, by the names that objects give. No list: nothing can be enumerated.",
+        "",
+        &["secrets"],
+        &["get"],
+    ),
+    rule(
+        "Certificates by name, and the manifests that are published.",
+        "",
+        &["configmaps"],
+        &["get", "create", "patch", "delete"],
+    ),
+    rule("Events of the objects.", "events.k8s.io", &["events"], &["create", "patch"]),
+];
+
+/// In the operator's own namespace.
+pub const OWN: &[Rule] = &[
+    rule("The lease of the leader.", "coordination.k8s.io", &["leases"], &["create"]),
+    named(rule("The same.", "coordination.k8s.io", &["leases"], &["get", "update"]), &[NAME]),
+];
+
+/// For people who look.
+pub const VIEWER: &[Rule] =
+    &[rule("The objects.", GROUP, &[PLURAL, "imagesetmirrors/status"], &["get", "list", "watch"])];
+
+/// For people who write. Not part of `edit` and `admin`: through the operator an object reaches the whole cluster.
+pub const EDITOR: &[Rule] = &[
+    rule(
+        "The objects.",
+        GROUP,
+        &[PLURAL],
+        &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"],
+    ),
+    rule("Their status.", GROUP, &["imagesetmirrors/status"], &["get"]),
+];
+
+/// The files of `config/rbac` and their contents.
+pub fn files() -> Vec<(String, String)> {
+    let account = json!({"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE});
+    let view = json!({"rbac.authorization.k8s.io/aggregate-to-view": "true"});
+    let name = |suffix: &str| format!("{NAME}-{suffix}");
+    let documents = [
+        (
+            "service_account",
+            format!(
+                "{HEADER}{}",
+                yaml(&json!({
+                    "apiVersion": "v1", "kind": "ServiceAccount",
+                    "metadata": {"name": NAME, "namespace": NAMESPACE, "labels": labels(&json!({}))},
+                    // The pod says itself that it wants the token.
+                    "automountServiceAccountToken": false,
+                }))
+            ),
+        ),
+        ("cluster_role", role("ClusterRole", &name("cluster"), &json!({}), CLUSTER)),
+        ("cluster_role_binding", binding("ClusterRoleBinding", &name("cluster"), "ClusterRole", &account)),
+        ("watched_role", role("ClusterRole", &name("watched"), &json!({}), WATCHED)),
+        ("watched_role_binding", binding("RoleBinding", &name("watched"), "ClusterRole", &account)),
+        ("leader_election_role", role("Role", &name("leader-election"), &json!({}), OWN)),
+        ("leader_election_role_binding", binding("RoleBinding", &name("leader-election"), "Role", &account)),
+        ("viewer_role", role("ClusterRole", &name("viewer"), &view, VIEWER)),
+        ("editor_role", role("ClusterRole", &name("editor"), &json!({}), EDITOR)),
+    ];
+    let resources: Vec<String> = documents.iter().map(|(file, _)| format!("{file}.yaml")).collect();
+    let kustomization =
+        json!({"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": resources});
+    let mut files: Vec<_> =
+        documents.into_iter().map(|(file, text)| (format!("config/rbac/{file}.yaml"), text)).collect();
+    files.push(("config/rbac/kustomization.yaml".to_owned(), format!("{HEADER}{}", yaml(&kustomization))));
+    files
+}
+
+const HEADER: &str = "# Generated from src/api/rbac.rs; do not edit.\n";
+
+fn yaml(value: &Value) -> String {
+    serde_yaml::to_string(value).unwrap_or_default()
+}
+
+fn labels(more: &Value) -> Value {
+    let mut labels = json!({"app.kubernetes.io/name": NAME, MANAGED_BY_LABEL: "kustomize"});
+    if let (Some(labels), Some(more)) = (labels.as_object_mut(), more.as_object()) {
+        labels.extend(more.clone());
+    }
+    labels
+}
+
+fn written(rule: &Rule) -> String {
+    let group = if rule.group.is_empty() { "\"\"" } else { rule.group };
+    let names = match rule.names {
+        [] => String::new(),
+        names => format!("  resourceNames: [{}]\n", names.join(", ")),
+    };
+    let (why, resources, verbs) = (rule.why, rule.resources.join(", "), rule.verbs.join(", "));
+    format!("# {why}\n- apiGroups: [{group}]\n  resources: [{resources}]\n{names}  verbs: [{verbs}]\n")
+}
+
+/// Roles are written by hand, so that each rule has its reason beside it.
+fn role(kind: &str, name: &str, more: &Value, rules: &[Rule]) -> String {
+    let mut metadata = json!({"name": name, "labels": labels(more)});
+    if let (true, Some(metadata)) = (kind == "Role", metadata.as_object_mut()) {
+        metadata.insert("namespace".to_owned(), json!(NAMESPACE));
+    }
+    let head = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata});
+    let rules: Vec<String> = rules.iter().map(written).collect();
+    format!("{HEADER}{}rules:\n{}", yaml(&head), rules.concat())
+}
+
+fn binding(kind: &str, name: &str, role_kind: &str, account: &Value) -> String {
+    let mut metadata = json!({"name": name, "labels": labels(&json!({}))});
+    if let (true, Some(metadata)) = (kind == "RoleBinding", metadata.as_object_mut()) {
+        metadata.insert("namespace".to_owned(), json!(NAMESPACE));
+    }
+    let value = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": kind,
+        "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role_kind, "name": name},
+        "subjects": [account],
+    });
+    format!("{HEADER}{}", yaml(&value))
+}

@@ -1,0 +1,372 @@
+//! The status of `ImageSetMirror`: bounded in every list and string, under 64 KiB at most.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The bounds of the status; whoever writes it cuts to these.
+pub mod limits {
+    /// Entries of `failures`.
+    pub const FAILURES: usize = 20;
+    /// Entries of `resources`.
+    pub const RESOURCES: usize = 64;
+    /// Entries of `history`.
+    pub const HISTORY: usize = 5;
+    /// Conditions.
+    pub const CONDITIONS: usize = 12;
+    /// Bytes of an image, an origin or a message of a failure, and of most other texts.
+    pub const TEXT: usize = 256;
+    /// Bytes of a condition's message.
+    pub const CONDITION_MESSAGE: usize = 1024;
+}
+
+/// What is known about the object.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSetMirrorStatus {
+    /// The generation of the spec that this status is about; -1 before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The last value of the annotation `mirror.openshift.io/requested-at` that was acted upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub last_handled_request: Option<String>,
+    /// Conditions: Ready always; Reconciling, Stalled and Suspended only while they are true; and details.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 12))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// When syncs ran and will run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync: Option<SyncStatus>,
+    /// How far the current or last sync got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressStatus>,
+    /// What was last found to be wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
+    /// What was last found to be complete in the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirrored: Option<MirroredStatus>,
+    /// The first images that are missing in the target; `progress.images.failed` is their true number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub failures: Vec<FailedImage>,
+    /// What was written to this cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["group".into(), "kind".into(), "name".into()]))]
+    pub resources: Vec<ResourceStatus>,
+    /// The last syncs, newest first; equal ones are counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub history: Vec<HistoryEntry>,
+}
+
+/// When syncs ran and will run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncStatus {
+    /// Start of the current or last sync.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// End of the last sync, whatever its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_attempt_time: Option<Time>,
+    /// End of the last sync that found or made everything complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success_time: Option<Time>,
+    /// When the next sync is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_time: Option<Time>,
+    /// Syncs that failed since the last success.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    #[schemars(range(min = 0))]
+    pub consecutive_failures: i64,
+    /// Names what the last complete sync was made from: everything of the spec that a sync reads, and the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub key: Option<String>,
+}
+
+/// How far a sync got.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgressStatus {
+    /// Images in the target, of all: `412/430`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub summary: String,
+    /// The same in numbers.
+    #[serde(default)]
+    pub images: ImageProgress,
+    /// Bytes.
+    #[serde(default)]
+    pub bytes: BytesProgress,
+}
+
+/// Numbers of images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageProgress {
+    /// Images wanted.
+    #[serde(default)]
+    pub total: i64,
+    /// Images copied by this sync.
+    #[serde(default)]
+    pub copied: i64,
+    /// Images that were in the target already.
+    #[serde(default)]
+    pub present: i64,
+    /// Images that could not be copied.
+    #[serde(default)]
+    pub failed: i64,
+}
+
+/// Numbers of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BytesProgress {
+    /// Sent to the target.
+    #[serde(default)]
+    pub copied: i64,
+    /// Taken by the target from another of its repositories.
+    #[serde(default)]
+    pub mounted: i64,
+    /// In the target already.
+    #[serde(default)]
+    pub present: i64,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanStatus {
+    /// Digest over what is copied and where to; equal plans have equal digests.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub digest: String,
+    /// Images in the plan.
+    #[serde(default)]
+    pub images: i64,
+    /// Images that the plan before did not have.
+    #[serde(default)]
+    pub added: i64,
+    /// Images that the plan before had and this one has not.
+    #[serde(default)]
+    pub removed: i64,
+    /// Images by the kind of content they belong to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub by_origin: BTreeMap<String, i64>,
+}
+
+/// What is complete in the target.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MirroredStatus {
+    /// Digest of the plan that is complete; equals `plan.digest` when in sync.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub digest: String,
+}
+
+/// An image that is missing in the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedImage {
+    /// The image.
+    #[schemars(length(max = 256))]
+    pub image: String,
+    /// What asked for it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub origin: String,
+    /// At which stage it failed: `Resolve` or `Copy`.
+    #[schemars(length(max = 32))]
+    pub stage: String,
+    /// One of a closed list of reasons.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// What happened and what to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub message: String,
+}
+
+/// An object of the cluster that was written for this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceStatus {
+    /// API group; empty for the core group.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub group: String,
+    /// Kind.
+    #[schemars(length(max = 32))]
+    pub kind: String,
+    /// Name.
+    #[schemars(length(max = 160))]
+    pub name: String,
+    /// What became of it.
+    pub state: ResourceState,
+    /// Names its content.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 64))]
+    pub hash: String,
+    /// What writing the held-back change would do to nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub impact: Option<String>,
+}
+
+/// What became of an object that was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ResourceState {
+    /// Written.
+    Applied,
+    /// Only in the `ConfigMap` with all manifests.
+    Published,
+    /// Not wanted any more and left in place.
+    Retained,
+    /// Held back: writing it would drain nodes.
+    PendingDisruption,
+    /// Not written: the namespace may not write to the cluster.
+    NamespaceNotAllowed,
+    /// Not written: the cluster does not have this kind.
+    KindNotServed,
+    /// Not written: the cluster refuses it.
+    AdmissionDenied,
+    /// Not written: an object of this name is somebody else's.
+    Conflict,
+    /// Not written: nodes could not merge it with a foreign mirror set.
+    MirrorPolicyConflict,
+    /// Not written: the API server failed.
+    Failed,
+}
+
+/// One sync, or several equal ones in a row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    /// Digest of the plan.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub digest: String,
+    /// How it ended.
+    pub outcome: HistoryOutcome,
+    /// End of the first of them.
+    pub first_time: Time,
+    /// End of the last of them.
+    pub last_time: Time,
+    /// How long the last of them took. Example: `38m12s`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 32))]
+    pub duration: String,
+    /// How many there were.
+    #[serde(default)]
+    pub count: i64,
+    /// Images in the plan.
+    #[serde(default)]
+    pub images: i64,
+    /// Bytes that the last of them sent to the target.
+    #[serde(default)]
+    pub bytes: i64,
+}
+
+/// How a sync ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum HistoryOutcome {
+    /// Everything is in the target.
+    Succeeded,
+    /// Something is missing.
+    Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_status_at_all_its_bounds_stays_small() {
+        let text = |length: usize| "ä".repeat(length / 2);
+        let time = Time(Timestamp::UNIX_EPOCH);
+        let status = ImageSetMirrorStatus {
+            observed_generation: Some(i64::MAX),
+            last_handled_request: Some(text(limits::TEXT)),
+            conditions: (0..limits::CONDITIONS)
+                .map(|_| Condition {
+                    type_: text(64),
+                    status: "Unknown".into(),
+                    reason: text(64),
+                    message: text(limits::CONDITION_MESSAGE),
+                    observed_generation: Some(i64::MAX),
+                    last_transition_time: time.clone(),
+                })
+                .collect(),
+            plan: Some(PlanStatus {
+                digest: text(limits::TEXT),
+                by_origin: (0..16).map(|n| (format!("{}{n}", text(60)), i64::MAX)).collect(),
+                ..PlanStatus::default()
+            }),
+            failures: vec![
+                FailedImage {
+                    image: text(limits::TEXT),
+                    origin: text(limits::TEXT),
+                    stage: text(32),
+                    reason: text(64),
+                    message: text(limits::TEXT),
+                };
+                limits::FAILURES
+            ],
+            resources: vec![
+                ResourceStatus {
+                    group: text(64),
+                    kind: text(32),
+                    name: text(160),
+                    state: ResourceState::PendingDisruption,
+                    hash: text(64),
+                    impact: None,
+                };
+                limits::RESOURCES
+            ],
+            history: vec![
+                HistoryEntry {
+                    digest: text(limits::TEXT),
+                    outcome: HistoryOutcome::Succeeded,
+                    first_time: time.clone(),
+                    last_time: time.clone(),
+                    duration: text(32),
+                    count: i64::MAX,
+                    images: i64::MAX,
+                    bytes: i64::MAX,
+                };
+                limits::HISTORY
+            ],
+            ..ImageSetMirrorStatus::default()
+        };
+        let size = serde_json::to_string(&status).unwrap().len();
+        assert!(size < 64 * 1024, "{size}");
+    }
+
+    #[test]
+    fn the_bounds_of_the_schema_are_the_constants() {
+        let schema = &super::super::schema::SCHEMA["properties"]["status"]["properties"];
+        for (list, limit) in [
+            ("failures", limits::FAILURES),
+            ("resources", limits::RESOURCES),
+            ("history", limits::HISTORY),
+            ("conditions", limits::CONDITIONS),
+        ] {
+            assert_eq!(schema[list]["maxItems"], limit, "{list}");
+        }
+        assert_eq!(schema["failures"]["items"]["properties"]["message"]["maxLength"], limits::TEXT);
+    }
+}

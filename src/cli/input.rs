@@ -1,0 +1,222 @@
+//! From a file and flags to a request and the clients of both sides.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{AttachmentsArg, FileArgs};
+use crate::api::{Attachments, HostSettings, ImageSetMirror, Override, Tls};
+use crate::failure::chain;
+use crate::file::{self, Destination};
+use crate::oci::Registry;
+use crate::registry::{Client, Credentials, Limits, Prefix, Side, Throttle};
+use crate::request::Request;
+use crate::state::Place;
+use crate::sync::{Sides, client_settings, tls};
+
+/// State that is kept from the command line, beside that of clusters.
+const NO_CLUSTER: &str = "command-line";
+
+/// Everything a command with a FILE works with.
+pub(super) struct Prepared {
+    pub(super) request: Request,
+    pub(super) sides: Sides,
+    pub(super) throttle: Option<Arc<Throttle>>,
+    pub(super) place: Place,
+    /// What is worth saying before anything is done.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Lines that tell what is wrong with the input.
+pub(super) type Wrong = Vec<String>;
+
+/// Reads the file, puts the flags on top, checks everything, and makes clients.
+pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
+    let mut wrong = Vec::new();
+    let to = match args.to.as_deref().map(str::parse::<Destination>).transpose() {
+        Ok(to) => to,
+        Err(error) => {
+            wrong.push(format!("--to: {error}"));
+            None
+        }
+    };
+    let mut warnings = Vec::new();
+    let mut loaded = match file::read(&args.file, to.as_ref()) {
+        Ok(loaded) => Some(loaded),
+        Err(error) => {
+            wrong.push(chain(&error));
+            None
+        }
+    };
+    // Flags are checked in any case, so that everything wrong is said at once.
+    let hosts = tls_flags(&args.tls, &mut wrong);
+    let overrides = override_flags(&args.overrides, &mut wrong);
+    let request = loaded.as_mut().and_then(|loaded| {
+        warnings.extend(loaded.warnings.iter().map(|warning| format!("{}:{warning}", args.file.display())));
+        warnings.extend(not_looked_up(&loaded.object));
+        flags(args, &hosts, &overrides, &mut loaded.object);
+        Request::try_new(&loaded.object)
+            .map_err(|invalid| wrong.push(file::lines(&args.file, &loaded.problems(&invalid))))
+            .ok()
+    });
+    let credentials = credentials(args.authfile.as_deref(), &mut warnings).unwrap_or_else(|text| {
+        wrong.push(text);
+        Credentials::none()
+    });
+    let bundle = args.ca.as_ref().and_then(|path| match std::fs::read(path) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            wrong.push(format!("--ca {}: {error}", path.display()));
+            None
+        }
+    });
+    let Some(request) = request.filter(|_| wrong.is_empty()) else { return Err(wrong) };
+    warnings.extend(request.warnings.iter().cloned());
+    let limits = Arc::new(Limits::default());
+    let side = |side| {
+        let mut settings = client_settings(&request, side);
+        // Also of hosts that a registry sends us to, such as the one that gives its tokens.
+        settings.tls.extend(hosts.iter().map(|(host, mode)| (host.clone(), tls(*mode))));
+        settings.credentials = credentials.clone();
+        settings.trust_bundle.clone_from(&bundle);
+        Client::new(settings, Arc::clone(&limits))
+            .map(Arc::new)
+            .map_err(|error| vec![format!("--ca: {}", chain(&error))])
+    };
+    let sides = Sides { source: side(Side::Source)?, target: side(Side::Target)? };
+    let (target, identity) = (&request.target, &request.identity);
+    let place = Place::new(&target.registry, target.prefix.as_ref(), NO_CLUSTER, &identity.namespace, &identity.name)
+        .map_err(|error| vec![format!("--to: {error}")])?;
+    let throttle = args.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
+    Ok(Prepared { request, sides, throttle, place, warnings })
+}
+
+/// Names of Secrets and `ConfigMap`s mean nothing outside a cluster; that is said, not ignored.
+fn not_looked_up(object: &ImageSetMirror) -> Vec<String> {
+    let (target, source) = (&object.spec.target, &object.spec.source);
+    let secrets = [
+        ("spec.target.credentials", target.credentials.as_ref().map(|reference| &reference.name)),
+        ("spec.source.credentials", source.credentials.as_ref().map(|reference| &reference.name)),
+    ];
+    let bundles = [
+        ("spec.target.trustBundle", target.trust_bundle.as_ref().map(|reference| &reference.name)),
+        ("spec.source.trustBundle", source.trust_bundle.as_ref().map(|reference| &reference.name)),
+    ];
+    let line = |field: &str, kind: &str, name: &str, flag: &str| {
+        format!("{field}: {kind} `{name}` is not looked up outside a cluster; {flag}")
+    };
+    let secrets = secrets.iter().filter_map(|(field, name)| {
+        Some(line(field, "Secret", name.as_ref()?, "credentials come from --authfile or the usual auth files"))
+    });
+    let bundles = bundles
+        .iter()
+        .filter_map(|(field, name)| Some(line(field, "ConfigMap", name.as_ref()?, "certificates come from --ca")));
+    secrets.chain(bundles).collect()
+}
+
+/// The hosts of `--tls`, and how they are reached.
+fn tls_flags(texts: &[String], wrong: &mut Wrong) -> Vec<(Registry, Tls)> {
+    let mut found = Vec::new();
+    for text in texts {
+        let parsed = text.rsplit_once('=').and_then(|(host, mode)| {
+            let mode = match mode {
+                "verify" => Tls::Verify,
+                "skip-verify" => Tls::SkipVerify,
+                "plain" => Tls::Plain,
+                _ => return None,
+            };
+            Some((host.parse::<Registry>().ok()?, mode))
+        });
+        match parsed {
+            Some(parsed) => found.push(parsed),
+            None => wrong.push(format!("--tls {text}: write HOST=verify, HOST=skip-verify or HOST=plain")),
+        }
+    }
+    found
+}
+
+/// Sources and mirrors of `--override`.
+fn override_flags(texts: &[String], wrong: &mut Wrong) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for text in texts {
+        let parts = text
+            .split_once('=')
+            .filter(|(source, mirror)| source.parse::<Prefix>().is_ok() && mirror.parse::<Prefix>().is_ok());
+        match parts {
+            Some((source, mirror)) => found.push((source.to_owned(), mirror.to_owned())),
+            None => wrong.push(format!("--override {text}: write SOURCE=MIRROR, each HOST[:PORT][/PATH]")),
+        }
+    }
+    found
+}
+
+/// Puts flags into the object, where the same checks apply to them as to the file.
+fn flags(args: &FileArgs, hosts: &[(Registry, Tls)], overrides: &[(String, String)], object: &mut ImageSetMirror) {
+    let spec = &mut object.spec;
+    for (host, mode) in hosts {
+        let host = host.to_string();
+        if spec.target.registry == host {
+            spec.target.tls = *mode;
+        }
+        spec.source.hosts.retain(|known| known.host != host);
+        spec.source.hosts.push(HostSettings { host, tls: *mode });
+    }
+    for (source, mirror) in overrides {
+        match spec.source.overrides.iter_mut().find(|known| known.source == *source) {
+            Some(known) => known.mirrors.push(mirror.clone()),
+            None => {
+                let (source, mirrors) = (source.clone(), vec![mirror.clone()]);
+                spec.source.overrides.push(Override { source, mirrors });
+            }
+        }
+    }
+    if let Some(concurrency) = args.concurrency {
+        spec.copy.concurrency = Some(i32::try_from(concurrency.get()).unwrap_or(i32::MAX));
+    }
+    match args.attachments {
+        Some(AttachmentsArg::Copy) => spec.copy.attachments = Attachments::Copy,
+        Some(AttachmentsArg::Skip) => spec.copy.attachments = Attachments::Skip,
+        None => {}
+    }
+}
+
+/// Reads the auth file named, or the first of the usual ones that is there.
+///
+/// The order is that of containers-auth.json(5): `REGISTRY_AUTH_FILE`, the run-time directory, the configuration directory,
+/// Docker's file.
+fn credentials(named: Option<&Path>, warnings: &mut Vec<String>) -> Result<Credentials, String> {
+    let mut read = |path: &Path| {
+        let bytes = std::fs::read(path).map_err(|error| format!("auth file {}: {error}", path.display()))?;
+        // Unlike a Secret, such a file may hold nothing, or only the names of programs that hold the credentials.
+        let content: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(&bytes).ok();
+        if let Some(content) = content {
+            if ["credsStore", "credHelpers"].iter().any(|key| content.contains_key(*key)) {
+                warnings.push(format!("auth file {}: credential helpers are not asked", path.display()));
+            }
+            if !content.contains_key("auths") {
+                return Ok(Credentials::none());
+            }
+        }
+        Credentials::parse(&bytes).map_err(|error| format!("auth file {}: {}", path.display(), chain(&error)))
+    };
+    if let Some(path) = named {
+        return read(path);
+    }
+    let environment = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = environment("REGISTRY_AUTH_FILE") {
+        return read(&path);
+    }
+    let home = environment("HOME");
+    let usual = [
+        environment("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+        environment("XDG_CONFIG_HOME")
+            .or_else(|| home.as_ref().map(|home| home.join(".config")))
+            .map(|dir| dir.join("containers/auth.json")),
+        environment("DOCKER_CONFIG")
+            .or_else(|| home.as_ref().map(|home| home.join(".docker")))
+            .map(|dir| dir.join("config.json")),
+    ];
+    match usual.into_iter().flatten().find(|path| path.is_file()) {
+        Some(path) => read(&path),
+        None => Ok(Credentials::none()),
+    }
+}

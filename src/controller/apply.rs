@@ -1,0 +1,369 @@
+//! The cluster: what is read of it, what is written to it, each call with a time limit.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::core::params::ValidationDirective;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::api::openshift::{
+    Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet, MachineConfigPool,
+};
+use crate::api::{
+    API_VERSION, FIELD_MANAGER, FINALIZER, ImageSetMirror, ImageSetMirrorStatus, KIND, OWNER_REF_ANNOTATION,
+};
+use crate::resources::{Access, ClusterSnapshot, MirrorKind, MirrorSet, ObjectName};
+
+/// Longest wait for one answer of the API server.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why something could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// No answer in time.
+    #[error("{doing}: the API server did not answer for {} s", TIMEOUT.as_secs())]
+    Timeout {
+        /// What was being done.
+        doing: String,
+    },
+    /// The API server refused or failed.
+    #[error("{doing}: {text}")]
+    Api {
+        /// What was being done.
+        doing: String,
+        /// The API server's own words.
+        text: String,
+        /// HTTP status; 0 if there was no answer.
+        code: u16,
+        /// The cause.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// We may not be the leader any more.
+    #[error("{doing}: not done, because another replica may have become leader")]
+    Fenced {
+        /// What was being done.
+        doing: String,
+    },
+}
+
+impl Error {
+    /// The HTTP status, if the API server answered.
+    pub(super) fn code(&self) -> u16 {
+        match self {
+            Self::Api { code, .. } => *code,
+            Self::Timeout { .. } | Self::Fenced { .. } => 0,
+        }
+    }
+}
+
+/// An error of the API server in its own words, without the dump that `Display` makes of it.
+pub(super) fn describe(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        kube::Error::Api(status) => format!("status {} {}", status.code, status.reason),
+        other => crate::failure::chain(other),
+    }
+}
+
+async fn timed<T>(doing: impl Fn() -> String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => {
+            let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
+            Err(Error::Api { doing: doing(), text: describe(&error), code, source: Box::new(error) })
+        }
+        Err(_elapsed) => Err(Error::Timeout { doing: doing() }),
+    }
+}
+
+/// Kinds of the cluster that may be missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "five independent facts, each with a name")]
+pub(super) struct Served {
+    pub(super) idms: bool,
+    pub(super) itms: bool,
+    pub(super) icsp: bool,
+    pub(super) images: bool,
+    pub(super) pools: bool,
+}
+
+/// Reads and writes the cluster.
+pub(super) struct Cluster {
+    client: Client,
+    fence: crate::lease::Fence,
+    /// How long an answer to "which kinds are there" is good for.
+    kinds_for: Duration,
+    served: Mutex<Option<(Instant, Served)>>,
+}
+
+impl Cluster {
+    pub(super) fn new(client: Client, fence: crate::lease::Fence, kinds_for: Duration) -> Self {
+        Self { client, fence, kinds_for, served: Mutex::default() }
+    }
+
+    fn check(&self, doing: impl Fn() -> String) -> Result<(), Error> {
+        if self.fence.holds() { Ok(()) } else { Err(Error::Fenced { doing: doing() }) }
+    }
+
+    async fn kinds(&self, group_version: &str) -> Result<Vec<String>, Error> {
+        let doing = || format!("asking which kinds {group_version} has");
+        match timed(doing, self.client.list_api_group_resources(group_version)).await {
+            Ok(list) => Ok(list.resources.into_iter().map(|resource| resource.name).collect()),
+            // The answer for an unserved group is plain text, so only the code tells.
+            Err(error) if error.code() == 404 => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The kinds that the cluster has; an answer is good for a while.
+    pub(super) async fn served(&self) -> Result<Served, Error> {
+        let kept = *self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, served)) = kept
+            && at.elapsed() < self.kinds_for
+        {
+            return Ok(served);
+        }
+        self.ask_served().await
+    }
+
+    /// The kinds that the cluster has now.
+    pub(super) async fn ask_served(&self) -> Result<Served, Error> {
+        let config = self.kinds("config.openshift.io/v1").await?;
+        let operator = self.kinds("operator.openshift.io/v1alpha1").await?;
+        let machines = self.kinds("machineconfiguration.openshift.io/v1").await?;
+        let has = |list: &[String], name: &str| list.iter().any(|known| known == name);
+        let served = Served {
+            idms: has(&config, "imagedigestmirrorsets"),
+            itms: has(&config, "imagetagmirrorsets"),
+            images: has(&config, "images"),
+            icsp: has(&operator, "imagecontentsourcepolicies"),
+            pools: has(&machines, "machineconfigpools"),
+        };
+        *self.served.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), served));
+        Ok(served)
+    }
+
+    async fn list<K>(&self, served: bool) -> Result<Vec<K>, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        if !served {
+            return Ok(Vec::new());
+        }
+        let api: Api<K> = Api::all(self.client.clone());
+        let doing = || format!("listing {}", K::kind(&()));
+        Ok(timed(doing, api.list(&ListParams::default())).await?.items)
+    }
+
+    /// Everything that decides about mirror sets. `allowed`: whether the object's namespace may write to the cluster.
+    pub(super) async fn snapshot(&self, allowed: bool) -> Result<ClusterSnapshot, Error> {
+        let served = self.served().await?;
+        let access = |served: bool| match (served, allowed) {
+            (false, _) => Access::NotServed,
+            (true, false) => Access::NamespaceNotAllowed,
+            (true, true) => Access::Writable,
+        };
+        let images = if served.images {
+            let api: Api<Image> = Api::all(self.client.clone());
+            timed(|| "reading Image `cluster`".to_owned(), api.get_opt("cluster")).await?
+        } else {
+            None
+        };
+        Ok(ClusterSnapshot {
+            idms: self.list::<ImageDigestMirrorSet>(served.idms).await?,
+            itms: self.list::<ImageTagMirrorSet>(served.itms).await?,
+            icsp: self.list::<ImageContentSourcePolicy>(served.icsp).await?,
+            images,
+            pools: self.list::<MachineConfigPool>(served.pools).await?,
+            idms_access: access(served.idms),
+            itms_access: access(served.itms),
+        })
+    }
+
+    async fn patch<K, P>(&self, api: &Api<K>, name: &str, kind: &str, object: &P) -> Result<K, Error>
+    where
+        K: Clone + DeserializeOwned + Debug,
+        P: Serialize + Debug,
+    {
+        let doing = || format!("applying {kind} `{name}`");
+        self.check(doing)?;
+        timed(doing, api.patch(name, &apply_params(), &Patch::Apply(object))).await
+    }
+
+    /// Applies one mirror set.
+    pub(super) async fn apply(&self, set: &MirrorSet) -> Result<(), Error> {
+        let (name, kind) = (set.name(), set.kind().kind());
+        match set {
+            MirrorSet::Digest(object) => {
+                self.patch(&Api::<ImageDigestMirrorSet>::all(self.client.clone()), &name, kind, object).await?;
+            }
+            MirrorSet::Tag(object) => {
+                self.patch(&Api::<ImageTagMirrorSet>::all(self.client.clone()), &name, kind, object).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a mirror set if it is the one that was seen and carries the mark of `owner` (`namespace/name`).
+    pub(super) async fn delete(&self, object: &ObjectName, owner: &str) -> Result<bool, Error> {
+        match object.kind {
+            MirrorKind::Digest => {
+                self.delete_of(Api::<ImageDigestMirrorSet>::all(self.client.clone()), object, owner).await
+            }
+            MirrorKind::Tag => self.delete_of(Api::<ImageTagMirrorSet>::all(self.client.clone()), object, owner).await,
+        }
+    }
+
+    async fn delete_of<K>(&self, api: Api<K>, object: &ObjectName, owner: &str) -> Result<bool, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let doing = || format!("deleting {object}");
+        self.check(doing)?;
+        let Some(found) = timed(doing, api.get_opt(&object.name)).await? else { return Ok(false) };
+        if found.annotations().get(OWNER_REF_ANNOTATION).map(String::as_str) != Some(owner) {
+            return Ok(false);
+        }
+        let preconditions = Preconditions { resource_version: found.resource_version(), uid: found.uid() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match timed(doing, api.delete(&object.name, &params)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == 404 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The data of a `ConfigMap` of the object.
+    pub(super) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Error> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        timed(|| format!("reading ConfigMap `{name}`"), api.get_opt(name)).await
+    }
+
+    /// Applies a `ConfigMap` that belongs to the object; no request if `current` has the same data already.
+    pub(super) async fn apply_config_map(
+        &self,
+        owner: &ImageSetMirror,
+        name: &str,
+        data: BTreeMap<String, String>,
+        current: Option<&ConfigMap>,
+    ) -> Result<bool, Error> {
+        let same = current.is_some_and(|current| {
+            current.data.clone().unwrap_or_default() == data
+                && current.owner_references().iter().any(|reference| Some(&reference.uid) == owner.uid().as_ref())
+        });
+        if same {
+            return Ok(false);
+        }
+        let namespace = owner.namespace().unwrap_or_default();
+        let mut map = ConfigMap { data: Some(data), ..ConfigMap::default() };
+        map.metadata.name = Some(name.to_owned());
+        map.metadata.namespace = Some(namespace.clone());
+        map.metadata.owner_references = owner.controller_owner_ref(&()).map(|reference| vec![reference]);
+        map.metadata.labels = Some(
+            [
+                (crate::api::MANAGED_BY_LABEL, crate::api::MANAGED_BY.to_owned()),
+                (crate::api::OWNER_LABEL, crate::api::owner_hash(&namespace, &owner.name_any())),
+            ]
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
+        );
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
+        self.patch(&api, name, "ConfigMap", &map).await?;
+        Ok(true)
+    }
+
+    /// Deletes a `ConfigMap` of the object.
+    pub(super) async fn delete_config_map(&self, namespace: &str, name: &str) -> Result<(), Error> {
+        let doing = || format!("deleting ConfigMap `{name}`");
+        self.check(doing)?;
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        match timed(doing, api.delete(name, &DeleteParams::default())).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == 404 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Our objects, also those that do not fit our types.
+    fn mirrors(&self, namespace: &str) -> Api<DynamicObject> {
+        let kind = ApiResource::erase::<ImageSetMirror>(&());
+        Api::namespaced_with(self.client.clone(), namespace, &kind)
+    }
+
+    /// The status of an object whose spec cannot be read.
+    pub(super) async fn read_status(&self, namespace: &str, name: &str) -> Result<Option<ImageSetMirrorStatus>, Error> {
+        let found = timed(|| format!("reading `{namespace}/{name}`"), self.mirrors(namespace).get_opt(name)).await?;
+        let status = found.and_then(|found| found.data.get("status").cloned());
+        Ok(status.and_then(|status| serde_json::from_value(status).ok()))
+    }
+
+    /// Writes the status, all of it.
+    pub(super) async fn status(&self, namespace: &str, name: &str, status: &ImageSetMirrorStatus) -> Result<(), Error> {
+        #[derive(Debug, Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Written<'a> {
+            api_version: &'static str,
+            kind: &'static str,
+            status: &'a ImageSetMirrorStatus,
+        }
+        let doing = || format!("writing the status of `{namespace}/{name}`");
+        self.check(doing)?;
+        let written = Written { api_version: API_VERSION, kind: KIND, status };
+        // The answer is not needed, and may not fit our types.
+        let api = self.mirrors(namespace);
+        timed(doing, api.patch_status(name, &apply_params(), &Patch::Apply(&written))).await?;
+        Ok(())
+    }
+
+    /// Sets or drops our finalizer; no request if it is so already.
+    pub(super) async fn finalizer(&self, object: &ImageSetMirror, wanted: bool) -> Result<(), Error> {
+        let mut finalizers = object.finalizers().to_vec();
+        if finalizers.iter().any(|known| known == FINALIZER) == wanted {
+            return Ok(());
+        }
+        if wanted {
+            finalizers.push(FINALIZER.to_owned());
+        } else {
+            finalizers.retain(|known| known != FINALIZER);
+        }
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let doing = || format!("changing the finalizers of `{namespace}/{name}`");
+        self.check(doing)?;
+        // Others' finalizers are in the list too, so it must be the one that we read.
+        let patch = serde_json::json!({
+            "metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}
+        });
+        match timed(doing, self.mirrors(&namespace).patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == 404 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// One field manager for ever, our fields are ours, and a key that the server does not know is an error.
+fn apply_params() -> PatchParams {
+    PatchParams {
+        force: true,
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        field_validation: Some(ValidationDirective::Strict),
+        ..PatchParams::default()
+    }
+}
+
+/// The id of the cluster that objects' state is kept under: the UID of `kube-system`, which outlives every installation.
+pub(super) async fn cluster_id(client: &Client) -> Result<String, Error> {
+    let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
+    let found = timed(|| "reading Namespace `kube-system`".to_owned(), api.get("kube-system")).await?;
+    Ok(found.uid().unwrap_or_default())
+}

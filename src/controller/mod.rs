@@ -1,0 +1,408 @@
+//! The operator: watches `ImageSetMirror` objects, runs their syncs and tells how they are.
+//!
+//! Only the replica that holds the lease reconciles; a lost lease ends the process. Stopping: nothing new is begun, running
+//! transfers end or are cut off when the grace period is nearly over, a last status is written, the lease is given up.
+
+mod access;
+mod apply;
+pub mod events;
+mod jobs;
+mod observe;
+mod outputs;
+mod reconcile;
+mod recorder;
+pub mod schedule;
+pub mod status;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::api::ListParams;
+use kube::core::PartialObjectMeta;
+use kube::core::error_boundary::DeserializeGuard;
+use kube::runtime::controller::{self, Controller};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::openshift::{ImageDigestMirrorSet, ImageTagMirrorSet};
+use crate::api::{GROUP, ImageSetMirror, MANAGED_BY, MANAGED_BY_LABEL, OWNER_REF_ANNOTATION, PLURAL, VERSION};
+use crate::clock::Clock;
+use crate::lease::{Fence, Leadership};
+use crate::metrics::{Metrics, RegistryObserver};
+use crate::registry::{Limits, Throttle, Windows};
+
+use access::Access;
+use apply::Cluster;
+use jobs::Jobs;
+use outputs::Outputs;
+use reconcile::{Context, Objects};
+use recorder::Publisher;
+use worker::{Claimed, Worker};
+
+/// Reconciles at the same time; each is short.
+const RECONCILES_AT_ONCE: u16 = 8;
+/// Wake-ups that may wait; more would say the same.
+const WAKES: usize = 1024;
+/// How often it is looked whether our kind is still served.
+const CRD_PERIOD: Duration = Duration::from_mins(1);
+/// Between the end of transfers and the end of the process: last status, release of the lease.
+const LAST_WORDS: Duration = Duration::from_secs(15);
+
+/// How the controller runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Namespaces whose objects are watched.
+    pub watch_namespaces: BTreeSet<String>,
+    /// Namespaces whose objects may write cluster-wide objects.
+    pub cluster_output_namespaces: BTreeSet<String>,
+    /// The name of this process, for events.
+    pub instance: String,
+    /// Syncs at the same time.
+    pub max_syncs: NonZeroUsize,
+    /// Bulk transfers to one host at the same time, all objects together.
+    pub concurrency: Option<NonZeroUsize>,
+    /// Bytes per second, all objects together.
+    pub max_bytes_per_second: Option<NonZeroU64>,
+    /// How often it is looked whether the cluster has kinds that it did not have.
+    pub kinds_period: Duration,
+    /// Time from the signal to stop to the end of the process.
+    pub grace_period: Duration,
+}
+
+/// Why the controller cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server could not be asked for what is needed once.
+    #[error("starting the controller")]
+    Start(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Waits until the API server serves our kind and lets us list it in every watched namespace; `ready` is told.
+pub async fn wait_for_crd(
+    client: &Client,
+    namespaces: &BTreeSet<String>,
+    ready: impl Fn(bool),
+    stop: &CancellationToken,
+) {
+    let mut served_before = false;
+    loop {
+        let mut served = true;
+        for namespace in namespaces {
+            let api: Api<DeserializeGuard<ImageSetMirror>> = Api::namespaced(client.clone(), namespace);
+            let list = tokio::time::timeout(Duration::from_secs(15), api.list(&ListParams::default().limit(1))).await;
+            if let Err(problem) = list
+                .map_err(|_elapsed| "no answer".to_owned())
+                .and_then(|list| list.map_err(|error| apply::describe(&error)))
+            {
+                served = false;
+                tracing::warn!(
+                    namespace,
+                    problem,
+                    "{PLURAL}.{GROUP}/{VERSION} cannot be listed; is the CRD installed?"
+                );
+            }
+        }
+        ready(served);
+        if served && !served_before {
+            served_before = true;
+        }
+        let pause = if served_before { CRD_PERIOD } else { Duration::from_secs(2) };
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Runs until `stop` is cancelled or leadership ends. Call it when leading.
+///
+/// # Errors
+/// The API server does not answer what is asked once at the start.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    fence: Fence,
+    mut leadership: watch::Receiver<Leadership>,
+    metrics: Metrics,
+    clock: Clock,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let cluster_id = apply::cluster_id(&client).await.map_err(|error| Error::Start(Box::new(error)))?;
+    let (wakes, woken) = mpsc::channel::<(String, String)>(WAKES);
+    let stores: Arc<Mutex<Vec<Store<DeserializeGuard<ImageSetMirror>>>>> = Arc::default();
+    let objects = {
+        let stores = Arc::clone(&stores);
+        move || -> Vec<Arc<ImageSetMirror>> {
+            let stores = stores.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = stores.iter().flat_map(Store::state);
+            all.filter_map(|guard| guard.0.as_ref().ok().cloned().map(Arc::new)).collect()
+        }
+    };
+    let mut windows = Windows::default();
+    if let Some(concurrency) = settings.concurrency {
+        windows.source_bulk = concurrency.get();
+        windows.target_bulk = concurrency.get();
+    }
+    let limits = Arc::new(Limits::observed(windows, Arc::new(RegistryObserver::new(metrics.registry.clone()))));
+    let worker = Arc::new(Worker {
+        access: Access { client: client.clone(), limits },
+        cluster: cluster_id,
+        throttle: settings.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get()))),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        fence: fence.clone(),
+        claimed: Arc::new(Claimed::default()),
+        objects: Arc::new(objects.clone()),
+        memories: Mutex::default(),
+    });
+    let names: Arc<Mutex<BTreeMap<String, (String, String)>>> = Arc::default();
+    let wake = {
+        let (wakes, names) = (wakes.clone(), Arc::clone(&names));
+        Arc::new(move |uid: &str| {
+            let name = names.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned();
+            // A full channel means that a reconcile is due anyway within seconds.
+            if let Some(name) = name
+                && wakes.try_send(name).is_err()
+            {
+                tracing::debug!(uid, "wake-up dropped");
+            }
+        })
+    };
+    let ctx = Arc::new(Context {
+        cluster: Cluster::new(client.clone(), fence, settings.kinds_period),
+        outputs: Outputs::new(settings.cluster_output_namespaces.clone(), metrics.clone()),
+        jobs: Jobs::new(Arc::clone(&worker), settings.max_syncs.get(), clock.clone(), wake),
+        worker,
+        events: Publisher::new(client.clone(), &settings.instance),
+        metrics: metrics.clone(),
+        clock,
+        known: Objects::default(),
+    });
+
+    let watching = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let follow = Follow {
+        client: client.clone(),
+        ctx: Arc::clone(&ctx),
+        names,
+        wakes,
+        watching: watching.clone(),
+        kinds_period: settings.kinds_period,
+    };
+    let mut inboxes: BTreeMap<String, mpsc::Sender<ObjectRef<DeserializeGuard<ImageSetMirror>>>> = BTreeMap::new();
+    for namespace in &settings.watch_namespaces {
+        let (inbox, mail) = mpsc::channel(WAKES);
+        inboxes.insert(namespace.clone(), inbox);
+        let controller = watch_namespace(&client, namespace, mail, watching.clone());
+        stores.lock().unwrap_or_else(PoisonError::into_inner).push(controller.store());
+        tracker.spawn(drive(controller, Arc::clone(&ctx)));
+        tracker.spawn(follow.clone().objects(namespace.clone()));
+    }
+    tracker.spawn(follow.mirror_sets(objects.clone()));
+    tracker.spawn(deliver(woken, inboxes, watching.clone()));
+    tracker.close();
+
+    let lost = leadership.wait_for(|state| matches!(state, Leadership::Lost | Leadership::Released));
+    tokio::select! {
+        _ = lost => {
+            tracing::warn!("leadership is lost; everything is stopped");
+            watching.cancel();
+            ctx.jobs.abort().await;
+        }
+        () = stop.cancelled() => {
+            tracing::info!("stopping: running transfers may end");
+            watching.cancel();
+            ctx.jobs.shut_down(settings.grace_period.saturating_sub(LAST_WORDS)).await;
+            ctx.interrupted(objects()).await;
+        }
+    }
+    tracker.wait().await;
+    Ok(())
+}
+
+type Guarded = DeserializeGuard<ImageSetMirror>;
+
+fn watch_namespace(
+    client: &Client,
+    namespace: &str,
+    mail: mpsc::Receiver<ObjectRef<Guarded>>,
+    watching: CancellationToken,
+) -> Controller<Guarded> {
+    let api: Api<Guarded> = Api::namespaced(client.clone(), namespace);
+    let mail = futures::stream::unfold(mail, |mut mail| async move { mail.recv().await.map(|item| (item, mail)) });
+    Controller::new(api, watcher::Config::default())
+        .with_config(controller::Config::default().concurrency(RECONCILES_AT_ONCE))
+        .reconcile_on(mail)
+        .graceful_shutdown_on(async move { watching.cancelled().await })
+}
+
+async fn drive(controller: Controller<Guarded>, ctx: Arc<Context>) {
+    let metrics = ctx.metrics.clone();
+    controller
+        .run(reconcile::reconcile, reconcile::on_error, ctx)
+        .for_each(|result| {
+            match result {
+                // The error was told by `on_error`; an object that is gone is told by the watch of deletions.
+                Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => {
+                    metrics.watch_restarted("ImageSetMirror");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "watch of objects is restarted");
+                }
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+/// Hands wake-ups to the controller of their namespace.
+async fn deliver(
+    mut woken: mpsc::Receiver<(String, String)>,
+    inboxes: BTreeMap<String, mpsc::Sender<ObjectRef<Guarded>>>,
+    watching: CancellationToken,
+) {
+    while let Some(Some((namespace, name))) = watching.run_until_cancelled(woken.recv()).await {
+        let Some(inbox) = inboxes.get(&namespace) else { continue };
+        let object = ObjectRef::new(&name).within(&namespace);
+        if watching.run_until_cancelled(inbox.send(object)).await.is_none_or(|sent| sent.is_err()) {
+            return;
+        }
+    }
+}
+
+/// Watches what the controllers do not: deletions, and the mirror sets that we wrote.
+#[derive(Clone)]
+struct Follow {
+    client: Client,
+    ctx: Arc<Context>,
+    names: Arc<Mutex<BTreeMap<String, (String, String)>>>,
+    wakes: mpsc::Sender<(String, String)>,
+    watching: CancellationToken,
+    kinds_period: Duration,
+}
+
+impl Follow {
+    /// Keeps the names of objects by UID, and stops the syncs of those that are gone.
+    async fn objects(self, namespace: String) {
+        let api: Api<PartialObjectMeta<ImageSetMirror>> = Api::namespaced(self.client.clone(), &namespace);
+        let events = watcher(api, watcher::Config::default()).default_backoff();
+        let mut events = std::pin::pin!(events.take_until(self.watching.cancelled()));
+        let mut listed: BTreeSet<String> = BTreeSet::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.extend(object.uid());
+                    self.note(&object);
+                }
+                Ok(watcher::Event::Apply(object)) => self.note(&object),
+                Ok(watcher::Event::InitDone) => {
+                    let known = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    for (uid, (within, name)) in known {
+                        if within == namespace && !listed.contains(&uid) {
+                            self.gone(&uid, &within, &name).await;
+                        }
+                    }
+                }
+                Ok(watcher::Event::Delete(object)) => {
+                    let uid = object.uid().unwrap_or_default();
+                    self.gone(&uid, &namespace, &object.name_any()).await;
+                }
+                Err(error) => {
+                    self.ctx.metrics.watch_restarted("ImageSetMirror");
+                    tracing::debug!(error = &error as &dyn std::error::Error, "watch of deletions is restarted");
+                }
+            }
+        }
+    }
+
+    fn note(&self, object: &impl kube::ResourceExt) {
+        let (Some(uid), Some(namespace)) = (object.uid(), object.namespace()) else { return };
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.insert(uid, (namespace, object.name_any()));
+    }
+
+    async fn gone(&self, uid: &str, namespace: &str, name: &str) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.ctx.gone(uid, namespace, name).await;
+    }
+
+    /// Watches the mirror sets that carry our label, as soon as the cluster has the kinds.
+    async fn mirror_sets(self, objects: impl Fn() -> Vec<Arc<ImageSetMirror>> + Send + Sync + 'static) {
+        let tracker = TaskTracker::new();
+        let mut before = apply::Served::default();
+        loop {
+            match self.ctx.cluster.ask_served().await {
+                Ok(served) => {
+                    if served.idms && !before.idms {
+                        tracker.spawn(self.clone().sets::<ImageDigestMirrorSet>("ImageDigestMirrorSet"));
+                    }
+                    if served.itms && !before.itms {
+                        tracker.spawn(self.clone().sets::<ImageTagMirrorSet>("ImageTagMirrorSet"));
+                    }
+                    if served != before {
+                        for object in objects() {
+                            let (Some(uid), Some(namespace)) = (object.uid(), object.namespace()) else { continue };
+                            self.changed(&uid, namespace, object.name_any()).await;
+                        }
+                    }
+                    before = served;
+                }
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "kinds of the cluster unknown"),
+            }
+            if self.watching.run_until_cancelled(tokio::time::sleep(self.kinds_period)).await.is_none() {
+                break;
+            }
+        }
+        tracker.close();
+        tracker.wait().await;
+    }
+
+    async fn sets<K>(self, kind: &'static str)
+    where
+        K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    {
+        let labels = format!("{MANAGED_BY_LABEL}={MANAGED_BY}");
+        let events = watcher(Api::<K>::all(self.client.clone()), watcher::Config::default().labels(&labels));
+        let mut events = std::pin::pin!(events.default_backoff().take_until(self.watching.cancelled()));
+        while let Some(event) = events.next().await {
+            let object = match event {
+                // A label that is gone shows as a deletion.
+                Ok(watcher::Event::Apply(object) | watcher::Event::Delete(object)) => object,
+                Ok(_) => continue,
+                Err(error) => {
+                    self.ctx.metrics.watch_restarted(kind);
+                    tracing::debug!(
+                        kind,
+                        error = &error as &dyn std::error::Error,
+                        "watch of mirror sets is restarted"
+                    );
+                    continue;
+                }
+            };
+            let owner = object.annotations().get(OWNER_REF_ANNOTATION).and_then(|owner| owner.split_once('/'));
+            let Some((namespace, name)) = owner else { continue };
+            let uid = {
+                let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+                names.iter().find(|(_, (ns, n))| ns == namespace && n == name).map(|(uid, _)| uid.clone())
+            };
+            if let Some(uid) = uid {
+                self.changed(&uid, namespace.to_owned(), name.to_owned()).await;
+            }
+        }
+    }
+
+    /// The cluster objects of an object may not be what they should be any more.
+    async fn changed(&self, uid: &str, namespace: String, name: String) {
+        self.ctx.known.compare(uid);
+        if self.wakes.send((namespace, name)).await.is_err() {
+            tracing::debug!(uid, "nobody listens for changes any more");
+        }
+    }
+}

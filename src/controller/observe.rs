@@ -1,0 +1,157 @@
+//! From the table of jobs to what the status is made from.
+
+use std::time::Duration;
+
+use super::access::{Problem, ProblemReason};
+use super::jobs::State;
+use super::status::{
+    AbortReason, FailedItem, FailedStage, Finished, Observation, Progress, Running, Stage, SyncResult, WaitReason,
+};
+use super::worker::{Deed, Done, Ended, Going, planned};
+use crate::copy::{Finding, Outcome, Report, Survey};
+use crate::failure::{Failure, Reason};
+use crate::plan::Plan;
+
+/// What the job table says about an object.
+pub(super) fn observation(state: &State<Ended, Going>) -> Observation {
+    let running = |started, stage, going: Option<&Going>, key: &str| {
+        Observation::Running(Running {
+            key: key.to_owned(),
+            started,
+            stage,
+            plan: going.and_then(|going| going.plan.clone()),
+            progress: going.map(|going| going.progress).unwrap_or_default(),
+        })
+    };
+    match state {
+        // Interrupted by suspension or deletion; the end of the process is told by whoever ends it.
+        State::Idle | State::Interrupted => Observation::Idle,
+        State::Queued => Observation::Queued,
+        State::Resolving { key, started } => running(*started, Stage::Resolving, None, key),
+        State::Copying { key, started, progress, .. } => running(*started, Stage::Copying, Some(progress), key),
+        State::Finished { key, started, ended, outcome, .. } => match outcome {
+            Ended::Waiting(Problem { reason: ProblemReason::ReferenceUnreadable, message }) => {
+                finished(key, *started, *ended, aborted(AbortReason::Internal, message))
+            }
+            Ended::Waiting(problem) => {
+                Observation::Waiting { reason: wait_reason(problem.reason), message: problem.message.clone() }
+            }
+            Ended::Contradiction(error) => {
+                finished(key, *started, *ended, aborted(AbortReason::Collision, &error.messages().join("; ")))
+            }
+            Ended::Conflict(message) => {
+                finished(key, *started, *ended, aborted(AbortReason::DestinationConflict, message))
+            }
+            Ended::Target(failure) => finished(key, *started, *ended, aborted(abort_reason(failure), &failure.message)),
+            Ended::Panicked => {
+                let message = "a defect of the operator ended the sync: its log says more";
+                finished(key, *started, *ended, aborted(AbortReason::Internal, message))
+            }
+            Ended::Done(done) => finished(key, *started, *ended, result(done)),
+        },
+    }
+}
+
+fn finished(key: &str, started: jiff::Timestamp, ended: jiff::Timestamp, result: SyncResult) -> Observation {
+    let retry_after: Option<Duration> = None;
+    Observation::Finished(Finished { key: key.to_owned(), started, ended, result, retry_after })
+}
+
+fn aborted(reason: AbortReason, message: &str) -> SyncResult {
+    SyncResult::Aborted { reason, message: message.to_owned() }
+}
+
+fn wait_reason(reason: ProblemReason) -> WaitReason {
+    match reason {
+        ProblemReason::SecretNotFound => WaitReason::SecretNotFound,
+        ProblemReason::SecretInvalid | ProblemReason::ReferenceUnreadable => WaitReason::SecretInvalid,
+        ProblemReason::ConfigMapNotFound => WaitReason::ConfigMapNotFound,
+        ProblemReason::TrustBundleInvalid => WaitReason::TrustBundleInvalid,
+    }
+}
+
+fn abort_reason(failure: &Failure) -> AbortReason {
+    match failure.reason {
+        Reason::TargetAuth | Reason::SourceAuth => AbortReason::AuthenticationFailed,
+        Reason::NetworkUnreachable | Reason::TLSUntrusted => AbortReason::TargetUnreachable,
+        Reason::RateLimited => AbortReason::RateLimited,
+        _ => AbortReason::TargetFailed,
+    }
+}
+
+fn result(done: &Done) -> SyncResult {
+    let plan = &done.resolved.plan;
+    let unresolved = plan.failures.iter().map(|(origin, failure)| FailedItem {
+        image: origin.name.clone(),
+        origin: origin.to_string(),
+        stage: FailedStage::Resolve,
+        failure: failure.clone(),
+    });
+    let mut failures: Vec<FailedItem> = unresolved.collect();
+    let progress = match &done.result {
+        Deed::Copied(report) => {
+            let outcomes = report.items.iter().map(|item| match &item.outcome {
+                Outcome::Failed(failure) => Some(failure),
+                _ => None,
+            });
+            failures.extend(failed(plan, outcomes));
+            copied(report)
+        }
+        Deed::Surveyed(survey) => {
+            let outcomes = survey.items.iter().map(|item| match &item.finding {
+                Finding::Failed(failure) => Some(failure),
+                Finding::Present | Finding::Missing => None,
+            });
+            failures.extend(failed(plan, outcomes));
+            surveyed(survey)
+        }
+    };
+    // Content is complete, but that it is could not be noted: tried again, and said.
+    failures.extend(done.state_failure.iter().map(|failure| FailedItem {
+        image: "imageset-mirror/state".to_owned(),
+        origin: "the operator's own record in the target".to_owned(),
+        stage: FailedStage::Copy,
+        failure: failure.clone(),
+    }));
+    SyncResult::Done { plan: planned(plan, done.added, done.removed), progress, failures }
+}
+
+fn failed<'a>(
+    plan: &'a Plan,
+    outcomes: impl Iterator<Item = Option<&'a Failure>> + 'a,
+) -> impl Iterator<Item = FailedItem> + 'a {
+    plan.items.iter().zip(outcomes).filter_map(|(item, failure)| {
+        let asked = item.asked.first();
+        Some(FailedItem {
+            image: asked.map(|asked| asked.named.to_string()).unwrap_or_default(),
+            origin: asked.map(|asked| asked.origin.to_string()).unwrap_or_default(),
+            stage: FailedStage::Copy,
+            failure: failure?.clone(),
+        })
+    })
+}
+
+fn copied(report: &Report) -> Progress {
+    let count = |wanted: fn(&Outcome) -> bool| report.items.iter().filter(|item| wanted(&item.outcome)).count() as u64;
+    Progress {
+        total: report.items.len() as u64,
+        copied: count(|outcome| matches!(outcome, Outcome::Copied)),
+        present: count(|outcome| matches!(outcome, Outcome::Present)),
+        failed: count(|outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Cancelled)),
+        missing: report.items.iter().filter(|item| item.restored).count() as u64,
+        bytes_copied: report.items.iter().map(|item| item.uploaded_bytes).sum(),
+        bytes_mounted: report.items.iter().map(|item| item.mounted_bytes).sum(),
+        bytes_present: report.items.iter().map(|item| item.present_bytes).sum(),
+    }
+}
+
+fn surveyed(survey: &Survey) -> Progress {
+    let count = |wanted: fn(&Finding) -> bool| survey.items.iter().filter(|item| wanted(&item.finding)).count() as u64;
+    Progress {
+        total: survey.items.len() as u64,
+        present: count(|finding| matches!(finding, Finding::Present)),
+        failed: count(|finding| matches!(finding, Finding::Failed(_))),
+        bytes_present: survey.items.iter().map(|item| item.present_bytes).sum(),
+        ..Progress::default()
+    }
+}

@@ -1,0 +1,499 @@
+//! One object, once: look at its sync, bring the cluster in line, write the status if it changed, start what is due.
+//!
+//! Short and idempotent: copying happens in [`super::jobs`], so that a deletion or a changed spec is seen within moments.
+//! No registry is asked here. An object at which nothing has changed costs no write.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::core::error_boundary::{DeserializeGuard, InvalidObject};
+use kube::runtime::controller::Action;
+use kube::{Resource as _, ResourceExt as _};
+use tokio::time::Instant;
+
+use super::apply::{self, Cluster};
+use super::events;
+use super::jobs::{Jobs, State};
+use super::observe::observation;
+use super::outputs::{CLEANUP_LIMIT, Outputs, Owner};
+use super::recorder::Publisher;
+use super::schedule::{self, Decision, Job};
+use super::status::{self, Applied, Observation, Seen};
+use super::worker::{Deed, Ended, Order, Worker, created};
+use crate::api::{ImageSetMirror, ImageSetMirrorStatus, ResourceState};
+use crate::clock::Clock;
+use crate::metrics::{Metrics, ObjectState, ReconcileResult, SyncOutcome};
+use crate::request::{Fault, FaultKind, Mode, Request};
+
+/// How often the status follows a running sync.
+const WHILE_RUNNING: Duration = Duration::from_secs(10);
+/// How soon something that the API server refused or failed, or that conflicts with objects of others, is tried again.
+const AFTER_API_ERROR: Duration = Duration::from_secs(15);
+/// How often the cluster objects of an object at rest are compared with what they should be.
+const DRIFT_CHECK: Duration = Duration::from_mins(10);
+
+/// How many deleted objects are remembered as such: more than a cache can be behind.
+const BURIED: usize = 1024;
+
+/// What this process remembers of an object between reconciles.
+#[derive(Default)]
+struct Known {
+    /// The status as last written; the cache may be behind.
+    status: Option<ImageSetMirrorStatus>,
+    written: Option<Timestamp>,
+    /// Key that is being looked at, since when, and when it last moved.
+    key: String,
+    since: Option<Timestamp>,
+    moved: Option<Timestamp>,
+    /// For which finished sync and generation the outputs were written, and what became of them.
+    outputs: Option<(u64, i64, Applied)>,
+    /// When the outputs were last compared with the cluster.
+    compared: Option<Instant>,
+    /// Something that is not written could be tried again.
+    again: bool,
+    /// The number of the last finished sync that was counted.
+    counted: u64,
+}
+
+/// Everything that reconciling needs.
+pub(super) struct Context {
+    pub(super) cluster: Cluster,
+    pub(super) outputs: Outputs,
+    pub(super) jobs: Jobs<Worker>,
+    pub(super) worker: Arc<Worker>,
+    pub(super) events: Publisher,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+    pub(super) known: Objects,
+}
+
+/// What is remembered of all objects, by UID.
+#[derive(Default)]
+pub(super) struct Objects {
+    known: Mutex<BTreeMap<String, Known>>,
+    gone: Mutex<VecDeque<String>>,
+}
+
+impl Objects {
+    fn with<T>(&self, uid: &str, change: impl FnOnce(&mut Known) -> T) -> T {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        change(all.entry(uid.to_owned()).or_default())
+    }
+
+    fn forget(&self, uid: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Notes that the object is gone. The cache may show it a little longer, and nothing may start for it then.
+    fn bury(&self, uid: &str) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.push_back(uid.to_owned());
+        if gone.len() > BURIED {
+            gone.pop_front();
+        }
+    }
+
+    fn is_gone(&self, uid: &str) -> bool {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == uid)
+    }
+
+    /// Makes the next reconcile compare the object's outputs with the cluster.
+    pub(super) fn compare(&self, uid: &str) {
+        self.with(uid, |known| known.compared = None);
+    }
+}
+
+/// Reconciles one object.
+pub(super) async fn reconcile(
+    guarded: Arc<DeserializeGuard<ImageSetMirror>>,
+    ctx: Arc<Context>,
+) -> Result<Action, apply::Error> {
+    let started = Instant::now();
+    let result = match &guarded.0 {
+        Ok(object) if object.meta().deletion_timestamp.is_some() => ctx.deleted(object).await,
+        Ok(object) => ctx.object(object).await,
+        // What it asked for cannot be read any more, so what was written stays, as by default.
+        Err(invalid) if invalid.metadata.deletion_timestamp.is_some() => {
+            ctx.deleted(&ImageSetMirror { metadata: invalid.metadata.clone(), ..ImageSetMirror::default() }).await
+        }
+        Err(invalid) => ctx.malformed(invalid).await,
+    };
+    let outcome = match &result {
+        Ok(action) if *action == Action::await_change() => ReconcileResult::Success,
+        Ok(_) => ReconcileResult::Requeue,
+        Err(_) => ReconcileResult::Error,
+    };
+    ctx.metrics.reconciled(outcome, started.elapsed());
+    result
+}
+
+/// What happens after a reconcile that failed: the API server is in trouble, and is asked again soon.
+#[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
+pub(super) fn on_error(
+    guarded: Arc<DeserializeGuard<ImageSetMirror>>,
+    error: &apply::Error,
+    _ctx: Arc<Context>,
+) -> Action {
+    tracing::warn!(
+        namespace = guarded.namespace().unwrap_or_default(),
+        name = guarded.name_any(),
+        error = error as &dyn std::error::Error,
+        "reconcile failed; trying again"
+    );
+    Action::requeue(AFTER_API_ERROR.mul_f64(1.0 + 0.2 * fastrand::f64()))
+}
+
+/// One pass over one object.
+struct Pass<'a> {
+    ctx: &'a Context,
+    object: &'a ImageSetMirror,
+    uid: String,
+    previous: Option<ImageSetMirrorStatus>,
+    seen: Seen,
+}
+
+impl Context {
+    async fn object(&self, object: &ImageSetMirror) -> Result<Action, apply::Error> {
+        let uid = object.uid().unwrap_or_default();
+        if self.known.is_gone(&uid) {
+            return Ok(Action::await_change());
+        }
+        let remembered = self.known.with(&uid, |known| known.status.clone());
+        let previous = remembered.or_else(|| object.status.clone()).filter(|status| {
+            // The default of a new object says nothing yet.
+            status.observed_generation.is_some_and(|observed| observed >= 0)
+        });
+        let mut request = Request::try_new(object);
+        let token = crate::request::request_token(object);
+        if let Ok(request) = &mut request {
+            request.request_token = schedule::effective_token(previous.as_ref(), token.as_deref()).map(str::to_owned);
+        }
+        let key = request.as_ref().map(Request::key).unwrap_or_default();
+        let seen = self.seen(object, &uid, request.as_ref().ok(), token, key);
+        let pass = Pass { ctx: self, object, uid, previous, seen };
+        match request {
+            Ok(request) => pass.valid(Arc::new(request)).await,
+            Err(invalid) => {
+                self.jobs.cancel(&pass.uid).await;
+                let next = pass.next(&Observation::Invalid(invalid.faults), None);
+                pass.write(next).await?;
+                Ok(Action::await_change())
+            }
+        }
+    }
+
+    fn seen(
+        &self,
+        object: &ImageSetMirror,
+        uid: &str,
+        request: Option<&Request>,
+        request_token: Option<String>,
+        key: String,
+    ) -> Seen {
+        let now = self.clock.now_in_seconds();
+        let moved = match self.jobs.look(uid) {
+            State::Copying { moved, .. } => Some(moved),
+            _ => None,
+        };
+        let (watched_since, last_progress) = self.known.with(uid, |known| {
+            if known.key != key || known.since.is_none() {
+                known.key.clone_from(&key);
+                known.since = Some(now);
+                known.moved = None;
+            }
+            known.moved = moved.or(known.moved);
+            (known.since.unwrap_or(now), known.moved)
+        });
+        Seen {
+            generation: object.meta().generation.unwrap_or_default(),
+            uid: uid.to_owned(),
+            suspend: request.map_or(object.spec.suspend, |request| request.suspend),
+            mode: request.map_or(object.spec.mode, |request| request.mode),
+            interval: request.and_then(|request| request.interval),
+            progress_deadline: request.map_or(crate::request::PROGRESS_DEADLINE, |request| request.progress_deadline),
+            request_token,
+            key,
+            watched_since,
+            last_progress,
+        }
+    }
+
+    /// An object whose JSON does not fit our types: everything that can be said is said in its status.
+    async fn malformed(&self, invalid: &InvalidObject) -> Result<Action, apply::Error> {
+        let uid = invalid.metadata.uid.clone().unwrap_or_default();
+        self.jobs.cancel(&uid).await;
+        let mut object = ImageSetMirror { metadata: invalid.metadata.clone(), ..ImageSetMirror::default() };
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        object.status = self.cluster.read_status(&namespace, &name).await?;
+        let previous = self.known.with(&uid, |known| known.status.clone()).or_else(|| object.status.clone());
+        let seen = self.seen(&object, &uid, None, None, String::new());
+        let fault = Fault { field: "spec".to_owned(), message: invalid.error.clone(), kind: FaultKind::Invalid };
+        let pass = Pass { ctx: self, object: &object, uid, previous, seen };
+        let next = pass.next(&Observation::Invalid(vec![fault]), None);
+        pass.write(next).await?;
+        Ok(Action::await_change())
+    }
+
+    /// An object that is on its way out and waits for our finalizer.
+    async fn deleted(&self, object: &ImageSetMirror) -> Result<Action, apply::Error> {
+        let uid = object.uid().unwrap_or_default();
+        self.jobs.cancel(&uid).await;
+        if !object.finalizers().iter().any(|known| known == crate::api::FINALIZER) {
+            return Ok(Action::await_change());
+        }
+        let now = self.clock.now_in_seconds();
+        let since = object.meta().deletion_timestamp.as_ref().map_or(now, |time| time.0);
+        let removed = self.outputs.remove_all(&self.cluster, &self.events, object).await;
+        if let Err(error) = removed {
+            let waited = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+            if waited < CLEANUP_LIMIT {
+                let remembered = self.known.with(&uid, |known| known.status.clone());
+                let previous = remembered.or_else(|| object.status.clone());
+                let seen = self.seen(object, &uid, None, None, String::new());
+                let message = format!("removing cluster objects: {error}");
+                let pass = Pass { ctx: self, object, uid, previous, seen };
+                let next = pass.next(&Observation::Deleting { message }, None);
+                pass.write(next).await?;
+                return Ok(Action::requeue(AFTER_API_ERROR));
+            }
+            self.events.cleanup_abandoned(object, &error.to_string()).await;
+        }
+        self.cluster.finalizer(object, false).await?;
+        Ok(Action::await_change())
+    }
+
+    /// Forgets an object that is gone; its sync is stopped.
+    pub(super) async fn gone(&self, uid: &str, namespace: &str, name: &str) {
+        self.known.bury(uid);
+        self.jobs.forget(uid).await;
+        self.worker.forget(uid);
+        self.known.forget(uid);
+        self.metrics.objects.remove(namespace, name);
+    }
+
+    /// Says in the status of the objects whose syncs were stopped by the end of this process that they will go on.
+    pub(super) async fn interrupted(&self, objects: Vec<Arc<ImageSetMirror>>) {
+        for object in objects {
+            let uid = object.uid().unwrap_or_default();
+            if !matches!(self.jobs.look(&uid), State::Interrupted) {
+                continue;
+            }
+            let Ok(request) = Request::try_new(&object) else { continue };
+            let previous = self.known.with(&uid, |known| known.status.clone()).or_else(|| object.status.clone());
+            let token = crate::request::request_token(&object);
+            let key = previous.as_ref().map(|_| self.known.with(&uid, |known| known.key.clone())).unwrap_or_default();
+            let seen = self.seen(&object, &uid, Some(&request), token, key);
+            let pass = Pass { ctx: self, object: &object, uid, previous, seen };
+            let next = pass.next(&Observation::Interrupted, None);
+            if let Err(error) = pass.write(next).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the last status could not be written");
+            }
+        }
+    }
+}
+
+impl Pass<'_> {
+    fn next(&self, observation: &Observation, applied: Option<&Applied>) -> ImageSetMirrorStatus {
+        status::next(self.previous.as_ref(), &self.seen, observation, applied, self.ctx.clock.now_in_seconds())
+    }
+
+    async fn valid(mut self, request: Arc<Request>) -> Result<Action, apply::Error> {
+        let ctx = self.ctx;
+        if request.suspend {
+            ctx.jobs.cancel(&self.uid).await;
+        }
+        let state = ctx.jobs.look(&self.uid);
+        self.count(&request, &state);
+        let applied = self.bring_in_line(&request, &state).await;
+        let mut next = self.next(&observation(&state), applied.as_ref());
+        let decision = self.decide(&next, &state);
+        if let Decision::Start { why } = decision {
+            tracing::info!(namespace = request.identity.namespace, name = request.identity.name, ?why, "sync starts");
+            let order = Order { request: Arc::clone(&request), created: created(self.object) };
+            ctx.jobs.start(&self.uid, self.seen.key.clone(), order);
+            // It may have gone meanwhile: whoever comes second, the watch or this, stops the job.
+            if ctx.known.is_gone(&self.uid) {
+                ctx.jobs.forget(&self.uid).await;
+                return Ok(Action::await_change());
+            }
+            let before = self.previous.replace(next);
+            next = self.next(&observation(&ctx.jobs.look(&self.uid)), None);
+            self.previous = before;
+        }
+        let running = ctx.jobs.running(&self.uid).is_some();
+        let now = ctx.clock.now();
+        let wait = self.decide(&next, &ctx.jobs.look(&self.uid)).requeue(now);
+        self.write(next).await?;
+        let again = ctx.known.with(&self.uid, |known| known.again);
+        let waits = [
+            running.then_some(WHILE_RUNNING),
+            again.then_some(AFTER_API_ERROR),
+            wait,
+            Some(DRIFT_CHECK.mul_f64(1.0 + 0.1 * fastrand::f64())),
+        ];
+        Ok(Action::requeue(waits.into_iter().flatten().min().unwrap_or(DRIFT_CHECK)))
+    }
+
+    /// Counts each finished sync once.
+    fn count(&self, request: &Request, state: &State<Ended, super::worker::Going>) {
+        let State::Finished { number, started, ended, outcome, .. } = state else { return };
+        let last = self.ctx.known.with(&self.uid, |known| std::mem::replace(&mut known.counted, *number));
+        if last == *number {
+            return;
+        }
+        let complete = match outcome {
+            Ended::Done(done) => match &done.result {
+                Deed::Copied(report) => report.complete() && done.resolved.wanted.complete(),
+                Deed::Surveyed(_) => done.resolved.wanted.complete(),
+            },
+            _ => false,
+        };
+        let outcome = if complete { SyncOutcome::Succeeded } else { SyncOutcome::Failed };
+        let took = Duration::try_from(ended.duration_since(*started)).unwrap_or_default();
+        let identity = &request.identity;
+        self.ctx.metrics.synced(&identity.namespace, &identity.name, outcome, took);
+    }
+
+    fn decide(&self, status: &ImageSetMirrorStatus, state: &State<Ended, super::worker::Going>) -> Decision {
+        let running = self.ctx.jobs.running(&self.uid);
+        let job = match (running.as_deref(), state) {
+            (Some(key), _) => Job::Active { key },
+            (None, State::Finished { key, ended, outcome: Ended::Waiting(_), .. }) => {
+                Job::Waiting { key, since: *ended }
+            }
+            _ => Job::None,
+        };
+        let now = self.ctx.clock.now_in_seconds();
+        let decision = schedule::decide(Some(status), &self.seen, job, now);
+        // After a restart nothing is known that a changed `clusterResources` could be computed from.
+        let changed =
+            self.previous.as_ref().and_then(|status| status.observed_generation) != Some(self.seen.generation);
+        let blind = !matches!(state, State::Finished { .. }) && running.is_none() && !self.seen.suspend;
+        match decision {
+            Decision::Start { .. } => decision,
+            _ if changed && blind && self.previous.is_some() && self.seen.mode == Mode::Mirror => {
+                Decision::Start { why: schedule::Why::Changed }
+            }
+            other => other,
+        }
+    }
+
+    /// Writes what a finished sync allows, or repairs what was written before; says nothing if there was nothing to look at.
+    async fn bring_in_line(
+        &self,
+        request: &Arc<Request>,
+        state: &State<Ended, super::worker::Going>,
+    ) -> Option<Applied> {
+        let ctx = self.ctx;
+        if request.suspend {
+            return None;
+        }
+        let generation = self.seen.generation;
+        let (kept, due) = ctx.known.with(&self.uid, |known| {
+            let due = known.again || known.compared.is_none_or(|at| at.elapsed() >= DRIFT_CHECK);
+            (known.outputs.clone(), due)
+        });
+        let owner = Owner { object: self.object, request };
+        let done = match state {
+            State::Finished { number, outcome: Ended::Done(done), .. } => Some((*number, done)),
+            _ => None,
+        };
+        let result = match done {
+            Some((number, done)) => match &done.result {
+                Deed::Copied(report) => {
+                    if let Some((n, g, applied)) = &kept
+                        && (*n, *g) == (number, generation)
+                        && !due
+                    {
+                        return Some(applied.clone());
+                    }
+                    let verified: BTreeSet<usize> = report
+                        .items
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, item)| item.complete())
+                        .map(|(index, _)| index)
+                        .collect();
+                    let written =
+                        ctx.outputs.write(&ctx.cluster, &ctx.events, owner, &done.resolved.plan, &verified).await;
+                    written.map(|applied| Some((number, applied)))
+                }
+                Deed::Surveyed(survey) => {
+                    if kept.as_ref().is_some_and(|(n, g, _)| (*n, *g) == (number, generation)) {
+                        return None;
+                    }
+                    let published = ctx.outputs.publish_plan(&ctx.cluster, owner, &done.resolved.plan, survey).await;
+                    published.map(|()| Some((number, Applied::default())))
+                }
+            },
+            None if due && request.mode == Mode::Mirror => {
+                ctx.outputs.repair(&ctx.cluster, &ctx.events, owner).await.map(|()| None)
+            }
+            None => return None,
+        };
+        let only_planned = matches!(done, Some((_, done)) if matches!(done.result, Deed::Surveyed(_)));
+        ctx.known.with(&self.uid, |known| {
+            known.compared = Some(Instant::now());
+            match result {
+                Ok(Some((number, applied))) => {
+                    known.again = applied.outputs.iter().any(|output| may_change(output.state));
+                    known.outputs = Some((number, generation, applied.clone()));
+                    (!only_planned).then_some(applied)
+                }
+                Ok(None) => {
+                    known.again = false;
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        namespace = request.identity.namespace,
+                        name = request.identity.name,
+                        error = &error as &dyn std::error::Error,
+                        "cluster objects could not be looked at"
+                    );
+                    known.again = true;
+                    known.outputs.as_ref().map(|(_, _, applied)| applied.clone())
+                }
+            }
+        })
+    }
+
+    /// Writes the status if it changed, and tells of transitions.
+    async fn write(&self, next: ImageSetMirrorStatus) -> Result<(), apply::Error> {
+        let ctx = self.ctx;
+        let (namespace, name) = (self.object.namespace().unwrap_or_default(), self.object.name_any());
+        ctx.metrics.objects.set(&namespace, &name, ObjectState::from(&next));
+        let now = ctx.clock.now_in_seconds();
+        let written = ctx.known.with(&self.uid, |known| known.written);
+        // The first write of this process compares with what the API server has.
+        let stored = self.previous.as_ref().or(self.object.status.as_ref());
+        if !status::should_write(stored, &next, written, now) {
+            ctx.known.with(&self.uid, |known| {
+                if known.status.is_none() {
+                    known.status.clone_from(&self.previous);
+                }
+            });
+            return Ok(());
+        }
+        match ctx.cluster.status(&namespace, &name, &next).await {
+            // Deleted in between.
+            Err(error) if error.code() == 404 => return Ok(()),
+            result => result?,
+        }
+        for note in events::transitions(self.previous.as_ref(), &next) {
+            ctx.events.publish(self.object, note).await;
+        }
+        ctx.known.with(&self.uid, |known| {
+            known.status = Some(next);
+            known.written = Some(now);
+        });
+        Ok(())
+    }
+}
+
+/// True for what is solved outside our object, where nothing tells us: it is looked at again soon.
+fn may_change(state: ResourceState) -> bool {
+    matches!(state, ResourceState::Failed | ResourceState::Conflict | ResourceState::MirrorPolicyConflict)
+}

@@ -1,0 +1,53 @@
+//! Writes events about objects.
+
+use std::time::Duration;
+
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource as _};
+
+use super::events::{EventKind, EventNote, EventReason};
+use crate::api::{FIELD_MANAGER, ImageSetMirror};
+
+/// An event is not worth waiting longer for.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Publishes events; one that cannot be written is logged and lost, since nothing depends on it.
+pub(super) struct Publisher {
+    recorder: Recorder,
+}
+
+impl Publisher {
+    /// Events reported by `instance`, the pod.
+    pub(super) fn new(client: Client, instance: &str) -> Self {
+        let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(instance.to_owned()) };
+        Self { recorder: Recorder::new(client, reporter) }
+    }
+
+    /// Publishes one event about `object`.
+    pub(super) async fn publish(&self, object: &ImageSetMirror, note: EventNote) {
+        let reason = note.reason.as_str();
+        let event = Event {
+            type_: match note.kind {
+                EventKind::Normal => EventType::Normal,
+                EventKind::Warning => EventType::Warning,
+            },
+            reason: reason.to_owned(),
+            note: Some(note.note),
+            action: note.action,
+            secondary: None,
+        };
+        let reference = object.object_ref(&());
+        match tokio::time::timeout(TIMEOUT, self.recorder.publish(&event, &reference)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(reason, error = super::apply::describe(&error), "event not written"),
+            Err(_elapsed) => tracing::warn!(reason, "event not written in time"),
+        }
+    }
+
+    /// The finalizer is dropped although something was left.
+    pub(super) async fn cleanup_abandoned(&self, object: &ImageSetMirror, left: &str) {
+        tracing::error!(object = %object.object_ref(&()).name.unwrap_or_default(), left, "cleanup abandoned");
+        let note = format!("gave up removing cluster objects after 30 minutes: {left}");
+        self.publish(object, EventNote::new(EventReason::CleanupAbandoned, "Abandoned", &note)).await;
+    }
+}

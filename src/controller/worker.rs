@@ -1,0 +1,364 @@
+//! What a sync of one object is: read what it names, resolve, plan, copy.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use tokio::sync::watch;
+
+use super::access::{Access, Problem};
+use super::jobs::Work;
+use super::status::{Planned, Progress};
+use crate::api::ImageSetMirror;
+use crate::clock::Clock;
+use crate::copy::{Finding, ItemReport, Observe, Outcome, Report, Stop, Survey};
+use crate::failure::Failure;
+use crate::lease::Fence;
+use crate::metrics::{Direction, Drift, ImageOutcome, Metrics, SyncOutcome};
+use crate::oci::{Digest, Reference};
+use crate::plan::{Plan, PlanError, PlanItem};
+use crate::registry::Throttle;
+use crate::request::{Attachments, Mode, Request};
+use crate::state::{Memory, Place, load_plan};
+use crate::sync::{Copy, Resolved, Sides, resolve};
+
+/// One order: a valid spec, and when its object was made, for questions of who came first.
+#[derive(Clone)]
+pub(super) struct Order {
+    pub(super) request: Arc<Request>,
+    pub(super) created: Option<Timestamp>,
+}
+
+/// What was found out before copying.
+pub(super) struct Prepared {
+    sides: Sides,
+    place: Place,
+    resolved: Resolved,
+    mode: Mode,
+    attachments: Attachments,
+}
+
+/// How a sync ended.
+#[derive(Clone)]
+pub(super) enum Ended {
+    /// Something the object names is missing or unusable.
+    Waiting(Problem),
+    /// Entries of the object contradict each other.
+    Contradiction(Arc<PlanError>),
+    /// An older object wants other content at one of our places.
+    Conflict(String),
+    /// The target could not be asked for what every sync needs.
+    Target(Failure),
+    /// It went through.
+    Done(Arc<Done>),
+    /// A defect ended it.
+    Panicked,
+}
+
+/// What a sync that went through found and did.
+pub(super) struct Done {
+    pub(super) resolved: Resolved,
+    pub(super) added: usize,
+    pub(super) removed: usize,
+    pub(super) result: Deed,
+    /// Why the object's state could not be kept in the target, if so.
+    pub(super) state_failure: Option<Failure>,
+}
+
+impl Done {
+    /// True if there is nothing left to be tried again.
+    fn complete(&self) -> bool {
+        let all = match &self.result {
+            Deed::Copied(report) => report.complete(),
+            Deed::Surveyed(survey) => !survey.items.iter().any(|item| matches!(item.finding, Finding::Failed(_))),
+        };
+        all && self.resolved.plan.failures.is_empty() && self.state_failure.is_none()
+    }
+}
+
+/// What was done with the plan.
+pub(super) enum Deed {
+    /// It was copied.
+    Copied(Report),
+    /// It was only looked at.
+    Surveyed(Survey),
+}
+
+/// The plans of all objects, to see who else wants the same place.
+#[derive(Default)]
+pub(super) struct Claimed(Mutex<BTreeMap<String, Claims>>);
+
+struct Claims {
+    object: String,
+    created: Option<Timestamp>,
+    plan: Arc<Plan>,
+}
+
+impl Claimed {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Claims>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what the object wanted.
+    pub(super) fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    fn knows(&self, uid: &str) -> bool {
+        self.lock().contains_key(uid)
+    }
+
+    fn put(&self, uid: &str, object: String, created: Option<Timestamp>, plan: Arc<Plan>) {
+        self.lock().insert(uid.to_owned(), Claims { object, created, plan });
+    }
+
+    /// The first place where an older object wants something else.
+    fn conflict(&self, uid: &str, created: Option<Timestamp>, plan: &Plan) -> Option<String> {
+        let all = self.lock();
+        let own: BTreeMap<&Reference, &Digest> =
+            plan.items.iter().map(|item| (&item.destination, &item.digest)).collect();
+        let older = all
+            .iter()
+            .filter(|(other, claims)| other.as_str() != uid && (claims.created, other.as_str()) < (created, uid));
+        for (_, claims) in older {
+            let clash = claims
+                .plan
+                .items
+                .iter()
+                .find(|item| own.get(&item.destination).is_some_and(|digest| **digest != item.digest));
+            if let Some(item) = clash {
+                return Some(format!(
+                    "`{}` belongs to the older object `{}`, which wants {} there: give the image another `targetRepo` or \
+                     `targetTag`, or this object another `pathPrefix`",
+                    item.destination, claims.object, item.digest
+                ));
+            }
+        }
+        None
+    }
+}
+
+/// Lists the objects of all watched namespaces, from the cache.
+pub(super) type Objects = Arc<dyn Fn() -> Vec<Arc<ImageSetMirror>> + Send + Sync>;
+
+/// Runs syncs for the controller.
+pub(super) struct Worker {
+    pub(super) access: Access,
+    pub(super) cluster: String,
+    pub(super) throttle: Option<Arc<Throttle>>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) fence: Fence,
+    pub(super) claimed: Arc<Claimed>,
+    pub(super) objects: Objects,
+    pub(super) memories: Mutex<BTreeMap<String, Memory>>,
+}
+
+impl Worker {
+    fn memory(&self, uid: &str) -> Memory {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.entry(uid.to_owned()).or_default().clone()
+    }
+
+    /// Forgets what is remembered of an object.
+    pub(super) fn forget(&self, uid: &str) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.claimed.forget(uid);
+    }
+
+    fn place(&self, request: &Request) -> Result<Place, Failure> {
+        let (target, identity) = (&request.target, &request.identity);
+        Place::new(&target.registry, target.prefix.as_ref(), &self.cluster, &identity.namespace, &identity.name)
+            .map_err(|error| Failure {
+                reason: crate::failure::Reason::PathTooDeep,
+                message: format!("spec.target.pathPrefix leaves no room for our own paths: {error}"),
+                transient: false,
+            })
+    }
+
+    /// Learns the last plans of other objects on the same target that have not planned in this process.
+    async fn learn_others(&self, order: &Order, sides: &Sides) -> Result<(), Failure> {
+        for other in (self.objects)() {
+            let Some(uid) = other.uid() else { continue };
+            let same = other.spec.target.registry == order.request.target.registry.as_str();
+            if uid == order.request.identity.uid || !same || self.claimed.knows(&uid) {
+                continue;
+            }
+            let Ok(request) = Request::try_new(&other) else { continue };
+            // A place that cannot be made holds nothing.
+            let Ok(place) = self.place(&request) else { continue };
+            let plan = match load_plan(&sides.target, &place).await {
+                // Another object's place may be closed to our credentials; that must not stop us.
+                Err(failure) if !failure.transient => {
+                    tracing::warn!(object = %uid, %failure, "what another object wants is not known");
+                    continue;
+                }
+                plan => plan?,
+            };
+            if let Some(plan) = plan {
+                let name = format!("{}/{}", request.identity.namespace, request.identity.name);
+                self.claimed.put(&uid, name, created(&other), Arc::new(plan));
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_prepare(&self, order: &Order) -> Result<Prepared, Ended> {
+        let request = &order.request;
+        let sides = self.access.sides(request).await.map_err(Ended::Waiting)?;
+        let place = self.place(request).map_err(Ended::Target)?;
+        let resolved = resolve(request, &sides.source).await.map_err(|error| Ended::Contradiction(Arc::new(error)))?;
+        self.learn_others(order, &sides).await.map_err(Ended::Target)?;
+        let uid = &request.identity.uid;
+        if let Some(message) = self.claimed.conflict(uid, order.created, &resolved.plan) {
+            return Err(Ended::Conflict(message));
+        }
+        let name = format!("{}/{}", request.identity.namespace, request.identity.name);
+        self.claimed.put(uid, name, order.created, Arc::clone(&resolved.plan));
+        Ok(Prepared { sides, place, resolved, mode: request.mode, attachments: request.copy.attachments })
+    }
+}
+
+/// When an object was made.
+pub(super) fn created(object: &ImageSetMirror) -> Option<Timestamp> {
+    object.creation_timestamp().map(|time| time.0)
+}
+
+impl Work for Worker {
+    type Order = Order;
+    type Prepared = Prepared;
+    type Outcome = Ended;
+    type Progress = Going;
+
+    async fn prepare(&self, order: &Order) -> Result<Prepared, Ended> {
+        self.try_prepare(order).await
+    }
+
+    fn same(&self, one: &Prepared, other: &Prepared) -> bool {
+        let deed = |prepared: &Prepared| (prepared.mode, prepared.attachments);
+        one.resolved.plan.digest() == other.resolved.plan.digest() && deed(one) == deed(other)
+    }
+
+    fn begun(&self, prepared: &Prepared) -> Going {
+        let plan = planned(&prepared.resolved.plan, 0, 0);
+        let progress = Progress { total: plan.images, ..Progress::default() };
+        Going { plan: Some(plan), progress }
+    }
+
+    async fn copy(&self, order: &Order, prepared: &Prepared, progress: &watch::Sender<Going>, stop: &Stop) -> Ended {
+        let request = &order.request;
+        let memory = self.memory(&request.identity.uid);
+        let clock = self.clock.clone();
+        let now = move || clock.now_in_seconds().to_string();
+        let copy = Copy {
+            request,
+            sides: &prepared.sides,
+            throttle: self.throttle.clone(),
+            place: &prepared.place,
+            memory: &memory,
+            now: &now,
+        };
+        let plan = &prepared.resolved.plan;
+        let done = match request.mode {
+            Mode::Mirror => {
+                let watch = Watch { fence: &self.fence, progress, metrics: &self.metrics };
+                copy.run(plan, &watch, stop).await.map(|copied| Done {
+                    resolved: prepared.resolved.clone(),
+                    added: copied.added,
+                    removed: copied.removed,
+                    result: Deed::Copied(copied.report),
+                    state_failure: copied.state_failure,
+                })
+            }
+            Mode::Plan => copy.survey(plan, stop).await.map(|(survey, added, removed)| Done {
+                resolved: prepared.resolved.clone(),
+                added,
+                removed,
+                result: Deed::Surveyed(survey),
+                state_failure: None,
+            }),
+        };
+        match done {
+            Ok(done) => Ended::Done(Arc::new(done)),
+            Err(failure) => Ended::Target(failure),
+        }
+    }
+
+    fn panicked(&self) -> Ended {
+        Ended::Panicked
+    }
+
+    fn ended(&self, order: &Order, outcome: Option<&Ended>, took: Duration) {
+        let identity = &order.request.identity;
+        let outcome = match outcome {
+            None => SyncOutcome::Cancelled,
+            Some(Ended::Done(done)) if done.complete() => SyncOutcome::Succeeded,
+            Some(_) => SyncOutcome::Failed,
+        };
+        self.metrics.synced(&identity.namespace, &identity.name, outcome, took);
+    }
+}
+
+/// What is known of a copy under way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Going {
+    pub(super) plan: Option<Planned>,
+    pub(super) progress: Progress,
+}
+
+/// What the status says about a plan.
+pub(super) fn planned(plan: &Plan, added: usize, removed: usize) -> Planned {
+    Planned {
+        digest: plan.digest().to_string(),
+        images: plan.items.len() as u64,
+        added: added as u64,
+        removed: removed as u64,
+        by_origin: plan.by_origin().into_iter().map(|(kind, count)| (kind.as_str().to_owned(), count as u64)).collect(),
+    }
+}
+
+struct Watch<'a> {
+    fence: &'a Fence,
+    progress: &'a watch::Sender<Going>,
+    metrics: &'a Metrics,
+}
+
+impl Observe for Watch<'_> {
+    fn may_commit(&self) -> bool {
+        self.fence.holds()
+    }
+
+    fn missing(&self, _item: &PlanItem) {
+        self.metrics.drifted(Drift::Content);
+        self.progress.send_modify(|going| going.progress.missing += 1);
+    }
+
+    fn uploaded(&self, bytes: u64) {
+        self.metrics.bytes(Direction::Written, bytes);
+        self.progress.send_modify(|going| going.progress.bytes_copied += bytes);
+    }
+
+    fn finished(&self, report: &ItemReport) {
+        let outcome = match report.outcome {
+            Outcome::Copied => ImageOutcome::Copied,
+            Outcome::Present => ImageOutcome::Present,
+            Outcome::Failed(_) => ImageOutcome::Failed,
+            Outcome::Cancelled => return,
+        };
+        self.metrics.image(outcome, 1);
+        self.metrics.bytes(Direction::Mounted, report.mounted_bytes);
+        self.metrics.bytes(Direction::Skipped, report.present_bytes);
+        self.progress.send_modify(|going| {
+            let counts = &mut going.progress;
+            match outcome {
+                ImageOutcome::Copied => counts.copied += 1,
+                ImageOutcome::Present => counts.present += 1,
+                ImageOutcome::Failed => counts.failed += 1,
+            }
+            counts.bytes_mounted += report.mounted_bytes;
+            counts.bytes_present += report.present_bytes;
+        });
+    }
+}

@@ -1,0 +1,407 @@
+//! One image: ask the target first, children and blobs before parents, the tag last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use tokio::sync::watch;
+
+use super::claims::Turn;
+use super::{Attachments, Engine, Run, Tally};
+use crate::failure::{Failure, Reason};
+use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
+use crate::plan::PlanItem;
+use crate::registry::{self, By, Client, Progress, PutOutcome, Side, Transferred, transfer};
+
+/// Indexes within indexes; real ones have one level.
+const MAX_DEPTH: usize = 4;
+/// Children and blobs of one image that are asked about together; transfers have their own, lower limit.
+const PARTS_AT_ONCE: usize = 8;
+
+/// One item on its way: where from, where to.
+pub(super) struct Image<'a> {
+    pub(super) run: &'a Run<'a>,
+    pub(super) source: &'a Repository,
+    pub(super) target: &'a Repository,
+    /// Only some platforms of its index are copied.
+    pub(super) filtered: bool,
+    pub(super) tally: &'a Tally,
+}
+
+/// Where the manifest of a tree is, as far as the caller knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Top {
+    /// In the target; its image blobs are there too, its children are to be looked at.
+    Present,
+    /// Not in the target.
+    Absent,
+}
+
+pub(super) fn cancelled() -> Failure {
+    Failure { reason: Reason::Cancelled, message: "stopped before it was done".to_owned(), transient: true }
+}
+
+/// Why a manifest was not put.
+enum Refused {
+    Stopped,
+    Registry(registry::Error),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Stopped => cancelled(),
+            Refused::Registry(error) => error.failure(),
+        }
+    }
+}
+
+impl Engine {
+    /// Brings one item to the target, tag last.
+    pub(super) async fn image(
+        &self,
+        run: &Run<'_>,
+        item: &PlanItem,
+        gates: &[watch::Sender<Option<bool>>],
+        tally: &Tally,
+    ) -> Result<(), Failure> {
+        let Some(asked) = item.asked.first() else {
+            return Err(Failure {
+                reason: Reason::ManifestInvalid,
+                message: format!("the plan names no source for `{}`", item.destination),
+                transient: false,
+            });
+        };
+        let image = Image {
+            run,
+            source: asked.named.repository(),
+            target: item.destination.repository(),
+            filtered: !item.platforms.is_empty(),
+            tally,
+        };
+        let at = match item.destination.tag() {
+            Some(tag) => By::Tag(tag),
+            None => By::Digest(&item.digest),
+        };
+        let there = self.target.head_manifest(image.target, at).await.map_err(|error| error.failure())?;
+        let top = if there.as_ref() == Some(&item.digest) { Top::Present } else { Top::Absent };
+        if run.known.completed(item, self.settings.attachments) {
+            match top {
+                Top::Present => return Ok(()),
+                Top::Absent if run.known.left_there(item) => {
+                    tally.restored.store(true, Ordering::Relaxed);
+                    run.observe.missing(item);
+                }
+                Top::Absent => {}
+            }
+        }
+        let tree = self.tree(&image, &item.digest, Some(&item.platforms), top, 0).await?;
+        if self.settings.attachments == Attachments::Copy {
+            self.attachments(&image, &tree.digests).await?;
+        }
+        if top == Top::Absent {
+            follow(run, item, gates).await?;
+        }
+        self.commit(&image, at, &tree, Some(&item.platforms), top, 0).await
+    }
+
+    /// Everything below `digest`, and its manifest; the manifest itself is not put.
+    pub(super) async fn tree(
+        &self,
+        image: &Image<'_>,
+        digest: &Digest,
+        platforms: Option<&BTreeSet<String>>,
+        top: Top,
+        depth: usize,
+    ) -> Result<Tree, Failure> {
+        let manifest = match top {
+            Top::Absent => self.read(&self.source, image.source, digest).await?,
+            Top::Present => self.read(&self.target, image.target, digest).await?,
+        };
+        let digests = self.below(image, digest, &manifest, platforms, top, depth).await?;
+        Ok(Tree { manifest, digests })
+    }
+
+    /// Brings everything below a manifest; the digests of all manifests below and including it.
+    fn below<'a>(
+        &'a self,
+        image: &'a Image<'a>,
+        digest: &'a Digest,
+        manifest: &'a RawManifest,
+        platforms: Option<&'a BTreeSet<String>>,
+        top: Top,
+        depth: usize,
+    ) -> BoxFuture<'a, Result<Vec<Digest>, Failure>> {
+        Box::pin(async move {
+            let parsed = manifest.parse().map_err(|error| invalid(image.source, digest, &error))?;
+            let mut digests = vec![digest.clone()];
+            match parsed {
+                Manifest::Image { blobs, .. } if top == Top::Present => {
+                    // The registry checked that they were there when it took the manifest.
+                    let blobs = blobs.iter().filter(|blob| !is_foreign(blob)).map(|blob| &blob.digest);
+                    self.claims.found(image.target, blobs);
+                }
+                Manifest::Image { blobs, .. } => self.blobs(image, &blobs).await?,
+                Manifest::Index { children, .. } => {
+                    check_depth(image.source, digest, depth)?;
+                    let children = select(image.source, digest, children, platforms)?;
+                    // Indexes within indexes are rare, and each level multiplies the manifests in memory.
+                    let width = if depth == 0 { PARTS_AT_ONCE } else { 1 };
+                    let parts = children.iter().map(|child| self.child(image, child, depth + 1).boxed()).collect();
+                    digests.extend(together(width, parts).await?.into_iter().flatten());
+                }
+            }
+            Ok(digests)
+        })
+    }
+
+    /// One manifest that is put by digest; returns the digests of all manifests below and including it.
+    pub(super) async fn child(
+        &self,
+        image: &Image<'_>,
+        child: &Descriptor,
+        depth: usize,
+    ) -> Result<Vec<Digest>, Failure> {
+        let digest = &child.digest;
+        let claim = match self.manifests.turn(image.target, digest).await {
+            // Whoever brought it may fail before its attachments: they are looked up for everybody.
+            Turn::Present => return Ok(self.trees.get(image.target, digest)),
+            Turn::Yours { claim, .. } => claim,
+        };
+        let at = By::Digest(digest);
+        let there = self.target.head_manifest(image.target, at).await.map_err(|error| error.failure())?;
+        let top = if there.is_some() { Top::Present } else { Top::Absent };
+        let tree = self.tree(image, digest, None, top, depth).await?;
+        self.commit(image, at, &tree, None, top, depth).await?;
+        self.trees.set(image.target, digest, &tree.digests);
+        claim.done();
+        Ok(tree.digests)
+    }
+
+    async fn read(&self, client: &Client, repository: &Repository, digest: &Digest) -> Result<RawManifest, Failure> {
+        let manifest = client.manifest(repository, By::Digest(digest)).await.map_err(|error| error.failure())?;
+        manifest.ok_or_else(|| match client.side() {
+            Side::Source => not_found(&repository.at(digest.clone())),
+            Side::Target => vanished(&repository.at(digest.clone())),
+        })
+    }
+
+    async fn blobs(&self, image: &Image<'_>, blobs: &[Descriptor]) -> Result<(), Failure> {
+        let parts = blobs.iter().filter(|blob| !is_foreign(blob)).map(|blob| self.blob(image, blob).boxed()).collect();
+        together(PARTS_AT_ONCE, parts).await?;
+        Ok(())
+    }
+
+    async fn blob(&self, image: &Image<'_>, blob: &Descriptor) -> Result<(), Failure> {
+        let (claim, home) = match self.claims.turn(image.target, &blob.digest).await {
+            Turn::Present => {
+                add(&image.tally.present, blob.size);
+                return Ok(());
+            }
+            Turn::Yours { claim, home } => (claim, home),
+        };
+        // The permit is only for bytes; closed semaphores do not happen, and would mean that the engine is gone.
+        let _permit = self.bulk.acquire().await.map_err(|_closed| cancelled())?;
+        if image.run.stop.drain.is_cancelled() {
+            return Err(cancelled());
+        }
+        let count = |bytes: u64| {
+            add(&image.tally.uploaded, bytes);
+            image.run.observe.uploaded(bytes);
+        };
+        // Mounting from the repository itself asks whether the blob is there and opens the upload if it is not.
+        let from = home.as_ref().unwrap_or(image.target);
+        let progress = Progress { on_bytes: &count, throttles: &self.throttles };
+        let moved = transfer(&self.source, image.source, &self.target, image.target, blob, Some(from), progress).await;
+        let wrote = match moved.map_err(|error| error.failure())? {
+            Transferred::Mounted if home.is_none() => {
+                add(&image.tally.present, blob.size);
+                false
+            }
+            Transferred::Mounted => {
+                add(&image.tally.mounted, blob.size);
+                true
+            }
+            Transferred::Uploaded { .. } => true,
+        };
+        image.tally.wrote.fetch_or(wrote, Ordering::Relaxed);
+        claim.done();
+        Ok(())
+    }
+
+    /// Puts a manifest whose content is complete, unless it is there, and lists it with what it refers to.
+    ///
+    /// A target that answers that it has lost some of the content is looked at again, once: nothing that is believed of
+    /// that repository is believed any longer.
+    pub(super) async fn commit(
+        &self,
+        image: &Image<'_>,
+        at: By<'_>,
+        tree: &Tree,
+        platforms: Option<&BTreeSet<String>>,
+        top: Top,
+        depth: usize,
+    ) -> Result<(), Failure> {
+        let manifest = &tree.manifest;
+        if top == Top::Present {
+            // It may have been put by somebody who was stopped before the list was written.
+            return self.list(image, manifest).await;
+        }
+        let put = match self.put(image, at, manifest).await {
+            Err(Refused::Registry(error)) if error.lost_content() => {
+                tracing::info!(
+                    error = &error as &dyn std::error::Error,
+                    "the target has lost content: bringing it again"
+                );
+                self.claims.forget(image.target);
+                self.manifests.forget(image.target);
+                self.below(image, manifest.digest(), manifest, platforms, Top::Absent, depth).await?;
+                match self.put(image, at, manifest).await {
+                    Err(Refused::Registry(error))
+                        if image.filtered
+                            && error.lost_content()
+                            && matches!(manifest.parse(), Ok(Manifest::Index { .. })) =>
+                    {
+                        return Err(wants_all_platforms(image.target));
+                    }
+                    put => put?,
+                }
+            }
+            put => put?,
+        };
+        if put.subject_processed { Ok(()) } else { self.list(image, manifest).await }
+    }
+
+    async fn put(&self, image: &Image<'_>, at: By<'_>, manifest: &RawManifest) -> Result<PutOutcome, Refused> {
+        if image.run.stop.abort.is_cancelled() || !image.run.observe.may_commit() {
+            return Err(Refused::Stopped);
+        }
+        let put = self.target.put_manifest(image.target, at, manifest).await.map_err(Refused::Registry)?;
+        image.tally.wrote.store(true, Ordering::Relaxed);
+        Ok(put)
+    }
+}
+
+/// Adds what may come from a registry, which can say anything about sizes.
+fn add(sum: &AtomicU64, bytes: u64) {
+    sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old.saturating_add(bytes))).ok();
+}
+
+/// The manifests below those that a run has brought by digest, where there are any.
+#[derive(Default)]
+pub(super) struct Trees(Mutex<BTreeMap<(Repository, Digest), Vec<Digest>>>);
+
+impl Trees {
+    fn set(&self, repository: &Repository, digest: &Digest, digests: &[Digest]) {
+        if digests.len() > 1 {
+            let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            trees.insert((repository.clone(), digest.clone()), digests.to_vec());
+        }
+    }
+
+    fn get(&self, repository: &Repository, digest: &Digest) -> Vec<Digest> {
+        let trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        trees.get(&(repository.clone(), digest.clone())).cloned().unwrap_or_else(|| vec![digest.clone()])
+    }
+}
+
+/// A manifest and the digests of all manifests below and including it.
+pub(super) struct Tree {
+    pub(super) manifest: RawManifest,
+    pub(super) digests: Vec<Digest>,
+}
+
+/// Runs the parts of one image, a few at a time, until all are done or one has failed.
+pub(super) async fn together<T>(
+    width: usize,
+    parts: Vec<BoxFuture<'_, Result<T, Failure>>>,
+) -> Result<Vec<T>, Failure> {
+    futures::stream::iter(parts).buffer_unordered(width).try_collect().await
+}
+
+/// Waits for everything the item has to follow.
+async fn follow(run: &Run<'_>, item: &PlanItem, gates: &[watch::Sender<Option<bool>>]) -> Result<(), Failure> {
+    for index in &item.after {
+        let Some(gate) = gates.get(*index) else { continue };
+        let mut gate = gate.subscribe();
+        let complete = gate.wait_for(Option::is_some).await.is_ok_and(|done| *done == Some(true));
+        if complete {
+            continue;
+        }
+        if run.stop.begun() {
+            return Err(cancelled());
+        }
+        let earlier = run.plan.items.get(*index).map(|item| item.destination.to_string()).unwrap_or_default();
+        let message = format!("`{}` has to follow `{earlier}`, which is not complete", item.destination);
+        return Err(Failure { reason: Reason::DependencyFailed, message, transient: true });
+    }
+    Ok(())
+}
+
+/// The children to copy: all, or those of the platforms asked for.
+pub(super) fn select(
+    source: &Repository,
+    digest: &Digest,
+    children: Vec<Descriptor>,
+    platforms: Option<&BTreeSet<String>>,
+) -> Result<Vec<Descriptor>, Failure> {
+    let Some(platforms) = platforms.filter(|platforms| !platforms.is_empty()) else {
+        return Ok(children);
+    };
+    let name = |child: &Descriptor| {
+        child.platform.as_ref().map(|platform| format!("{}/{}", platform.os, platform.architecture)).unwrap_or_default()
+    };
+    let have: BTreeSet<String> = children.iter().map(name).collect();
+    if let Some(missing) = platforms.iter().find(|platform| !have.contains(*platform)) {
+        let have: Vec<&str> = have.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        let message = format!("`{source}@{digest}` has no `{missing}`; it has {}", have.join(", "));
+        return Err(Failure { reason: Reason::PlatformMissing, message, transient: false });
+    }
+    Ok(children.into_iter().filter(|child| platforms.contains(&name(child))).collect())
+}
+
+pub(super) fn check_depth(source: &Repository, digest: &Digest, depth: usize) -> Result<(), Failure> {
+    if depth < MAX_DEPTH {
+        return Ok(());
+    }
+    let message = format!("`{source}@{digest}` nests indexes more than {MAX_DEPTH} deep");
+    Err(Failure { reason: Reason::ManifestInvalid, message, transient: false })
+}
+
+/// Layers that registries may leave out: their content is only to be had at the URLs they name.
+pub(super) fn is_foreign(blob: &Descriptor) -> bool {
+    !blob.urls.is_empty() && (blob.media_type.contains("foreign") || blob.media_type.contains("nondistributable"))
+}
+
+/// What the source does not have.
+pub(super) fn not_found(reference: &Reference) -> Failure {
+    let message =
+        format!("`{reference}` is not in the source registry: check the name, and that it still exists there");
+    Failure { reason: Reason::SourceNotFound, message, transient: false }
+}
+
+/// Many registries take an index only when all that it lists is there.
+fn wants_all_platforms(target: &Repository) -> Failure {
+    let message = format!(
+        "`{target}` takes no index of which only some platforms are there: leave out `platforms`, or let the target registry \
+         accept such indexes"
+    );
+    Failure { reason: Reason::ManifestInvalid, message, transient: false }
+}
+
+/// What the target said it has, and then did not give.
+pub(super) fn vanished(reference: &Reference) -> Failure {
+    let message = format!("`{reference}` was in the target registry a moment ago and is not there any more");
+    Failure { reason: Reason::RegistryError, message, transient: true }
+}
+
+pub(super) fn invalid(source: &Repository, digest: &Digest, error: &crate::oci::ManifestError) -> Failure {
+    let reason = match error {
+        crate::oci::ManifestError::Unsupported { .. } => Reason::UnsupportedMediaType,
+        _ => Reason::ManifestInvalid,
+    };
+    let message = format!("`{source}@{digest}`: {}", crate::failure::chain(error));
+    Failure { reason, message, transient: false }
+}

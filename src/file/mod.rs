@@ -1,0 +1,308 @@
+//! Reads what `-f FILE` names: an `ImageSetMirror`, or an `ImageSetConfiguration` of oc-mirror.
+//!
+//! Files are read strictly: an unknown key, a key given twice and a value of the wrong type are errors, each with line, column
+//! and field, and all of them at once. The keys of an `ImageSetConfiguration` match without regard to case, as they do in
+//! oc-mirror, with a warning.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde_json::{Map, Value, json};
+
+use crate::api::{self, ImageSetMirror};
+use crate::oci::{NameError, Registry, RepositoryPath};
+use crate::request::Invalid;
+
+mod node;
+mod shape;
+
+use node::{Node, Step};
+use shape::Reader;
+
+/// Something about one place of a file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Line, from 1; 0 if it concerns no place.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// Path of the field in the file; empty for the whole file.
+    pub field: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line > 0 {
+            write!(f, "{}:{}: ", self.line, self.column)?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Why a file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It could not be read.
+    #[error("reading `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not what it should be; every problem stands on a line of its own, `FILE:LINE:COLUMN: FIELD: MESSAGE`.
+    #[error("{}", lines(path, problems))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, in the order of the file; at least one.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One line for each problem, with the file's name.
+pub fn lines(path: &Path, problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("{}:{problem}", path.display())).collect::<Vec<_>>().join("\n")
+}
+
+/// A target given as `--to HOST[/PATH]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The registry.
+    pub registry: Registry,
+    /// The path below it.
+    pub prefix: Option<RepositoryPath>,
+}
+
+impl FromStr for Destination {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Err(NameError::Scheme { text: text.to_owned(), scheme: scheme.to_owned() });
+        }
+        match text.split_once('/') {
+            Some((host, path)) => Ok(Self { registry: host.parse()?, prefix: Some(path.parse()?) }),
+            None => Ok(Self { registry: text.parse()?, prefix: None }),
+        }
+    }
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// An object of ours.
+    ImageSetMirror,
+    /// A file of oc-mirror.
+    ImageSetConfiguration,
+}
+
+/// A file that was read.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it says, as an object; not yet validated.
+    pub object: ImageSetMirror,
+    /// What it was.
+    pub kind: FileKind,
+    /// What is not an error, but worth saying.
+    pub warnings: Vec<Problem>,
+    text: String,
+    root: Node,
+}
+
+impl Loaded {
+    /// The faults of the object, with their places in the file.
+    pub fn problems(&self, invalid: &Invalid) -> Vec<Problem> {
+        invalid
+            .faults
+            .iter()
+            .map(|fault| {
+                let field = self.field(&fault.field);
+                let place = node::locate(&self.text, &self.root.steps(field));
+                problem(place, field, fault.message.clone())
+            })
+            .collect()
+    }
+
+    /// A field of the object as it is called in the file.
+    fn field<'a>(&self, field: &'a str) -> &'a str {
+        match self.kind {
+            FileKind::ImageSetConfiguration if field.starts_with("spec.mirror") => {
+                field.strip_prefix("spec.").unwrap_or(field)
+            }
+            _ => field,
+        }
+    }
+}
+
+fn problem(place: Option<(usize, usize)>, field: &str, message: String) -> Problem {
+    let (line, column) = place.unwrap_or_default();
+    Problem { line, column, field: field.to_owned(), message }
+}
+
+/// Reads a file. `to` is the target: needed for an `ImageSetConfiguration`, and in place of its own for an `ImageSetMirror`.
+pub fn read(path: &Path, to: Option<&Destination>) -> Result<Loaded, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    parse(&text, &stem, to).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
+}
+
+/// Reads the text of a file; `stem` becomes the name of an object that has none.
+pub fn parse(text: &str, stem: &str, to: Option<&Destination>) -> Result<Loaded, Vec<Problem>> {
+    let root = node::parse(text)?;
+    let Node::Map(entries) = &root else {
+        let message = "the file is not a map of keys: it has to begin with `apiVersion:` and `kind:`".to_owned();
+        return Err(vec![problem(Some((1, 1)), "", message)]);
+    };
+    let kind = match root.get("kind") {
+        Some(Node::Text(kind)) if kind == api::KIND => FileKind::ImageSetMirror,
+        Some(Node::Text(kind)) if kind == "ImageSetConfiguration" => FileKind::ImageSetConfiguration,
+        found => {
+            let message = match found {
+                Some(Node::Text(kind)) if kind == "DeleteImageSetConfiguration" => {
+                    "`DeleteImageSetConfiguration` is not read: nothing is deleted from a file".to_owned()
+                }
+                Some(Node::Text(kind)) => {
+                    format!(
+                        "`{kind}` is not a kind that is read here: write `ImageSetMirror` or `ImageSetConfiguration`"
+                    )
+                }
+                _ => "is missing: write `kind: ImageSetMirror` or `kind: ImageSetConfiguration`".to_owned(),
+            };
+            return Err(vec![problem(node::locate(text, &root.steps("kind")), "kind", message)]);
+        }
+    };
+    let mut reader = Reader::new(kind == FileKind::ImageSetConfiguration);
+    let object = match kind {
+        FileKind::ImageSetMirror => own(entries, to, &mut reader),
+        FileKind::ImageSetConfiguration => foreign(entries, stem, to, &mut reader),
+    };
+    let placed = |found: Vec<shape::Found>| {
+        let mut problems: Vec<_> = found
+            .into_iter()
+            .map(|found| problem(node::locate(text, &found.steps), &found.field, found.message))
+            .collect();
+        problems.sort();
+        problems
+    };
+    let mut errors = placed(reader.errors);
+    let warnings = placed(reader.warnings);
+    if errors.is_empty() {
+        match serde_path_to_error::deserialize::<_, ImageSetMirror>(object) {
+            Ok(object) => return Ok(Loaded { object, kind, warnings, text: text.to_owned(), root }),
+            Err(error) => {
+                let field = error.path().to_string();
+                errors.push(problem(node::locate(text, &root.steps(&field)), &field, error.into_inner().to_string()));
+            }
+        }
+    }
+    Err(errors)
+}
+
+/// An `ImageSetMirror`.
+fn own(entries: &[(String, Node)], to: Option<&Destination>, reader: &mut Reader) -> Value {
+    let mut object = reader.object(entries, &shape::root(), &[], "");
+    match object.get("apiVersion").and_then(Value::as_str) {
+        Some(api::API_VERSION) => {}
+        Some(other) => {
+            let message = format!("`{other}` is not a version that is read here: write `{}`", api::API_VERSION);
+            reader.error(entries, "apiVersion", message);
+        }
+        None => reader.error(entries, "apiVersion", format!("is missing: write `apiVersion: {}`", api::API_VERSION)),
+    }
+    object.remove("status");
+    object.entry("metadata").or_insert_with(|| json!({}));
+    if let (Some(to), Some(spec)) = (to, object.get_mut("spec").and_then(Value::as_object_mut)) {
+        let target = spec.entry("target").or_insert_with(|| json!({}));
+        if let Some(target) = target.as_object_mut() {
+            aim(target, to);
+        }
+    }
+    Value::Object(object)
+}
+
+fn aim(target: &mut Map<String, Value>, to: &Destination) {
+    target.insert("registry".to_owned(), json!(to.registry));
+    match &to.prefix {
+        Some(prefix) => target.insert("pathPrefix".to_owned(), json!(prefix)),
+        None => target.remove("pathPrefix"),
+    };
+}
+
+/// An `ImageSetConfiguration`.
+fn foreign(entries: &[(String, Node)], stem: &str, to: Option<&Destination>, reader: &mut Reader) -> Value {
+    let mut mirror = None;
+    let mut version = None;
+    let mut seen = Vec::new();
+    for (index, (key, node)) in entries.iter().enumerate() {
+        let name = [Step::Name(index)];
+        if seen.contains(&key) {
+            reader.fail(&name, key, "is there twice: keep one of them".to_owned());
+            continue;
+        }
+        seen.push(key);
+        match key.as_str() {
+            "kind" => {}
+            "apiVersion" => version = Some(node),
+            "mirror" => mirror = Some((index, node)),
+            "archiveSize" => reader.warn(&name, key, "has no effect: no archive is written".to_owned()),
+            "storageConfig" => reader.fail(
+                &name,
+                key,
+                "is not read: nothing is stored on disk, and what was mirrored is seen in the target; remove the block"
+                    .to_owned(),
+            ),
+            "delete" => reader.fail(&name, key, "is not read: nothing is deleted from a file; remove it".to_owned()),
+            _ => reader.unknown(&name, key, "", &["apiVersion", "archiveSize", "kind", "mirror"]),
+        }
+    }
+    match version {
+        Some(Node::Text(version))
+            if matches!(version.as_str(), "mirror.openshift.io/v2alpha1" | "mirror.openshift.io/v1alpha2") => {}
+        Some(_) => reader.error(entries, "apiVersion", "is not read: write `mirror.openshift.io/v2alpha1`".to_owned()),
+        None => reader.warn(&[], "apiVersion", "is missing and taken for `mirror.openshift.io/v2alpha1`".to_owned()),
+    }
+    let content = if let Some((index, node)) = mirror {
+        reader.value(node, &shape::mirror(), &[Step::Value(index)], "mirror")
+    } else {
+        reader.fail(&[], "mirror", "is missing: it says what to mirror".to_owned());
+        Value::Null
+    };
+    let mut target = Map::new();
+    match to {
+        Some(to) => aim(&mut target, to),
+        None => reader.fail(
+            &[],
+            "",
+            "an ImageSetConfiguration does not say where to mirror to: give `--to HOST[/PATH]`".to_owned(),
+        ),
+    }
+    json!({
+        "apiVersion": api::API_VERSION,
+        "kind": api::KIND,
+        "metadata": {"name": object_name(stem), "namespace": "default"},
+        "spec": {"mirror": content, "target": target},
+    })
+}
+
+/// Makes the name of an object out of any text.
+fn object_name(text: &str) -> String {
+    let mapped: String = text
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .take(api::MAX_NAME)
+        .collect();
+    let name = mapped.trim_matches('-');
+    if name.is_empty() { "imageset".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

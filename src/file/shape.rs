@@ -1,0 +1,250 @@
+//! Holds a tree against the schema: names of keys, types, and keys that must be there. Bounds and rules are the request's.
+
+use serde_json::{Map, Value, json};
+
+use super::node::{Node, Step};
+use crate::api::schema::SCHEMA;
+
+/// Something found, and where.
+pub(super) struct Found {
+    pub(super) steps: Vec<Step>,
+    pub(super) field: String,
+    pub(super) message: String,
+}
+
+/// Reads a tree by the schema, noting everything that does not fit.
+pub(super) struct Reader {
+    pub(super) errors: Vec<Found>,
+    pub(super) warnings: Vec<Found>,
+    /// Keys match without regard to case.
+    any_case: bool,
+}
+
+/// The schema of the whole object.
+pub(super) fn root() -> Value {
+    let mut root = SCHEMA.clone();
+    // Both are not ours to judge: one is Kubernetes' own, the other is what the operator wrote.
+    for (part, required) in [("metadata", "spec"), ("status", "spec")] {
+        if let Some(properties) = root.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.insert(part.to_owned(), anything());
+        }
+        if let Some(root) = root.as_object_mut() {
+            root.insert("required".to_owned(), json!([required]));
+        }
+    }
+    root
+}
+
+/// The schema of `spec.mirror`.
+pub(super) fn mirror() -> Value {
+    SCHEMA.pointer("/properties/spec/properties/mirror").cloned().unwrap_or_default()
+}
+
+fn anything() -> Value {
+    json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// Keys of older oc-mirror versions, and what to write today.
+fn old_key(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "targetName" => "is a key of oc-mirror v1: write `targetCatalog`, with the whole path in the target",
+        "skipDeps" => "is a key of oc-mirror v1: write `skipDependencies`",
+        "repos" => "is a key of oc-mirror v1: write `repositories`",
+        "imagepaths" => "is a key of oc-mirror v1: write `imagePaths`",
+        "originalRef" => "is a key of oc-mirror v1: leave it out",
+        "headsOnly" => {
+            "is a key of oc-mirror v1: leave it out for `headsOnly: true`, and write `full: true` for `headsOnly: false`"
+        }
+        _ => return None,
+    })
+}
+
+impl Reader {
+    pub(super) fn new(any_case: bool) -> Self {
+        Self { errors: Vec::new(), warnings: Vec::new(), any_case }
+    }
+
+    pub(super) fn fail(&mut self, steps: &[Step], field: &str, message: String) {
+        self.errors.push(Found { steps: steps.to_vec(), field: field.to_owned(), message });
+    }
+
+    pub(super) fn warn(&mut self, steps: &[Step], field: &str, message: String) {
+        self.warnings.push(Found { steps: steps.to_vec(), field: field.to_owned(), message });
+    }
+
+    /// Notes an error of a key at the top, whether it is there or not.
+    pub(super) fn error(&mut self, entries: &[(String, Node)], key: &str, message: String) {
+        let place = entries.iter().position(|(name, _)| name == key);
+        let steps: Vec<Step> = place.map(Step::Value).into_iter().collect();
+        self.fail(&steps, key, message);
+    }
+
+    /// Notes a key that does not exist.
+    pub(super) fn unknown(&mut self, steps: &[Step], key: &str, field: &str, known: &[&str]) {
+        let path = join(field, key);
+        if let Some(advice) = old_key(key) {
+            return self.fail(steps, &path, advice.to_owned());
+        }
+        if key == "<<" {
+            return self.fail(steps, &path, "merge keys are not read: write the keys out".to_owned());
+        }
+        let nearest = known
+            .iter()
+            .map(|name| (distance(&key.to_lowercase(), &name.to_lowercase()), *name))
+            .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
+            .min();
+        let message = match nearest {
+            Some((_, name)) => format!("there is no key `{key}` here: did you mean `{name}`?"),
+            None => format!("there is no key `{key}` here: known are {}", known.join(", ")),
+        };
+        self.fail(steps, &path, message);
+    }
+
+    /// Reads a value.
+    pub(super) fn value(&mut self, node: &Node, schema: &Value, steps: &[Step], field: &str) -> Value {
+        let kind = schema.get("type").and_then(Value::as_str);
+        let either = schema.get("x-kubernetes-int-or-string").is_some();
+        match (node, kind) {
+            (Node::Map(entries), Some("object")) => {
+                if schema.get("x-kubernetes-preserve-unknown-fields").is_some() {
+                    self.duplicates(node, steps, field);
+                    return node.json();
+                }
+                Value::Object(self.object(entries, schema, steps, field))
+            }
+            (Node::List(entries), Some("array")) => {
+                let items = schema.get("items").cloned().unwrap_or_default();
+                let read = |(index, entry): (usize, &Node)| {
+                    self.value(entry, &items, &then(steps, Step::Index(index)), &format!("{field}[{index}]"))
+                };
+                entries.iter().enumerate().map(read).collect()
+            }
+            (Node::Text(text), Some("string")) => {
+                let allowed: Vec<&str> = schema
+                    .get("enum")
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .collect();
+                if !allowed.is_empty() && !allowed.contains(&text.as_str()) {
+                    let near = allowed.iter().find(|name| name.eq_ignore_ascii_case(text));
+                    let advice = near.map_or_else(|| allowed.join(", "), |name| format!("`{name}`"));
+                    self.fail(steps, field, format!("`{text}` is not possible here: write {advice}"));
+                }
+                node.json()
+            }
+            (Node::Bool(_), Some("boolean")) => node.json(),
+            (Node::Number(number), Some("integer")) if number.is_i64() => node.json(),
+            (Node::Text(_), None) if either => node.json(),
+            (Node::Number(number), None) if either && number.is_i64() => node.json(),
+            _ => {
+                let wanted = match kind {
+                    Some("object") => "a map of keys",
+                    Some("array") => "a list",
+                    Some("string") => "a text",
+                    Some("boolean") => "true or false",
+                    _ => "a whole number",
+                };
+                let quotes = matches!((node, kind), (Node::Number(_) | Node::Bool(_), Some("string")));
+                let advice = if quotes { ": put it into quotes" } else { "" };
+                self.fail(steps, field, format!("must be {wanted}, and is {}{advice}", node.kind()));
+                Value::Null
+            }
+        }
+    }
+
+    /// Reads the entries of a map. Keys without a value count as absent, as they do in Kubernetes.
+    pub(super) fn object(
+        &mut self,
+        entries: &[(String, Node)],
+        schema: &Value,
+        steps: &[Step],
+        field: &str,
+    ) -> Map<String, Value> {
+        let empty = Map::new();
+        let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
+        let mut known: Vec<&str> = properties.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        let mut read = Map::new();
+        let mut seen: Vec<&str> = Vec::new();
+        for (index, (key, node)) in entries.iter().enumerate() {
+            let name = then(steps, Step::Name(index));
+            let exact = properties.get_key_value(key);
+            let other_case = || properties.iter().find(|(known, _)| self.any_case && known.eq_ignore_ascii_case(key));
+            let Some((canonical, inner)) = exact.or_else(|| if old_key(key).is_some() { None } else { other_case() })
+            else {
+                self.unknown(&name, key, field, &known);
+                continue;
+            };
+            let path = join(field, canonical);
+            if seen.contains(&canonical.as_str()) {
+                self.fail(&name, &path, "is there twice: keep one of them".to_owned());
+                continue;
+            }
+            seen.push(canonical);
+            if canonical != key {
+                self.warn(&name, &path, format!("`{key}` is read as `{canonical}`: write it that way"));
+            }
+            if *node != Node::Null {
+                let value = self.value(node, inner, &then(steps, Step::Value(index)), &path);
+                read.insert(canonical.clone(), value);
+            }
+        }
+        for required in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+        {
+            if !read.contains_key(required) {
+                self.fail(steps, &join(field, required), "is missing".to_owned());
+            }
+        }
+        read
+    }
+
+    /// Notes keys that are there twice, where any key may be.
+    fn duplicates(&mut self, node: &Node, steps: &[Step], field: &str) {
+        match node {
+            Node::Map(entries) => {
+                for (index, (key, inner)) in entries.iter().enumerate() {
+                    let path = join(field, key);
+                    if entries.iter().take(index).any(|(before, _)| before == key) {
+                        let name = then(steps, Step::Name(index));
+                        self.fail(&name, &path, "is there twice: keep one of them".to_owned());
+                    }
+                    self.duplicates(inner, &then(steps, Step::Value(index)), &path);
+                }
+            }
+            Node::List(entries) => {
+                for (index, inner) in entries.iter().enumerate() {
+                    self.duplicates(inner, &then(steps, Step::Index(index)), &format!("{field}[{index}]"));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn then(steps: &[Step], step: Step) -> Vec<Step> {
+    steps.iter().copied().chain([step]).collect()
+}
+
+fn join(field: &str, key: &str) -> String {
+    if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") }
+}
+
+/// How many characters have to be added, removed or changed to get from one text to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        let mut next = vec![left];
+        for (y, above) in b.chars().zip(row.iter().skip(1)) {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = *above;
+            left = changed.min(left + 1).min(above + 1);
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}

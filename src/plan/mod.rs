@@ -1,0 +1,217 @@
+//! From what is wanted to a mapped, deduplicated and ordered list, without sizes and manifests: those are found while
+//! copying.
+
+//!
+//! The same wants give the same plan in whatever order they come. What goes to one place with one digest is one item;
+//! different digests for one place are an error that names both entries, before anything is copied.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::oci::{Digest, NameError, Reference};
+use crate::resolve::{Origin, OriginKind};
+
+mod build;
+pub mod mapping;
+
+pub use mapping::TargetRoot;
+
+/// Names one target of an object. Objects have one target now; reports, metrics and mappings carry the id from the start.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TargetId(pub String);
+
+/// The kind of mirror set an item belongs to: also part of the names of cluster objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Category {
+    /// Additional images and images of Helm charts.
+    Generic,
+}
+
+/// Who asked for an item, and under which name nodes will pull it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Asked {
+    /// The entry of the request.
+    pub origin: Origin,
+    /// The image as named there: tag, digest or both. Never the name of an override.
+    pub named: Reference,
+    /// What mirror set it belongs to.
+    pub category: Category,
+}
+
+/// One image to bring to one place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanItem {
+    /// Everybody who asked, sorted, at least one. The first one's repository is read from.
+    pub asked: Vec<Asked>,
+    /// The digest to copy.
+    pub digest: Digest,
+    /// Where to: a repository and a tag.
+    pub destination: Reference,
+    /// The platforms to copy of an index (`os/architecture`); empty for all.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub platforms: BTreeSet<String>,
+    /// Indexes of the items that must be complete before this one's tag appears; always smaller than the item's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<usize>,
+}
+
+/// An image left out on purpose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// Who asked.
+    pub asked: Asked,
+    /// The expression of `blockedImages` that matched.
+    pub pattern: String,
+}
+
+/// The plan of one sync. Serialisable, so that it can be kept in the target and handed to others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Format version, [`Plan::VERSION`].
+    pub version: u32,
+    /// Which target this is for.
+    pub target: TargetId,
+    /// What to copy, sorted by destination as far as `after` allows.
+    pub items: Vec<PlanItem>,
+    /// What was left out on purpose.
+    pub blocked: Vec<Blocked>,
+    /// The origins that could not be resolved.
+    pub failures: Vec<(Origin, Failure)>,
+}
+
+/// Two entries of the user want different content at one place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{first}` ({first_digest}) and `{second}` ({second_digest}) would both become `{destination}`: give one of them a \
+     `targetRepo` or `targetTag`"
+)]
+pub struct Collision {
+    /// The contested reference.
+    pub destination: Reference,
+    /// One entry, as written.
+    pub first: String,
+    /// Its digest.
+    pub first_digest: Digest,
+    /// The other entry, as written.
+    pub second: String,
+    /// Its digest.
+    pub second_digest: Digest,
+}
+
+/// A wanted image that cannot have a place in the target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` has no place in the target: {error}", origin.name)]
+pub struct Unmappable {
+    /// Who asked for it.
+    pub origin: Origin,
+    /// What is wrong with the place.
+    pub error: NameError,
+}
+
+/// Why there is no plan: everything that is wrong, not only the first thing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlanError {
+    /// Places that are wanted for different content.
+    pub collisions: Vec<Collision>,
+    /// Images without a place.
+    pub unmappable: Vec<Unmappable>,
+    /// Destinations that wait for each other, a defect of a resolver.
+    pub cycle: Vec<Reference>,
+}
+
+impl PlanError {
+    /// Each fault as a sentence.
+    pub fn messages(&self) -> Vec<String> {
+        let cycle = (!self.cycle.is_empty()).then(|| {
+            let names: Vec<_> = self.cycle.iter().map(|destination| format!("`{destination}`")).collect();
+            format!("{} wait for each other; please report this defect", names.join(", "))
+        });
+        let collisions = self.collisions.iter().map(ToString::to_string);
+        collisions.chain(self.unmappable.iter().map(ToString::to_string)).chain(cycle).collect()
+    }
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.messages().join("; "))
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+impl Plan {
+    /// The format written by this build.
+    pub const VERSION: u32 = 1;
+
+    /// A digest over what is copied where: equal for equal sets of (source digest, destination, platforms), whoever asked
+    /// for them and whatever failed.
+    pub fn digest(&self) -> Digest {
+        let mut lines: Vec<_> = self
+            .items
+            .iter()
+            .map(|item| {
+                let platforms: Vec<_> = item.platforms.iter().map(String::as_str).collect();
+                format!("{} {} {}\n", item.digest, item.destination, platforms.join(" "))
+            })
+            .collect();
+        lines.sort_unstable();
+        Digest::of(lines.concat().as_bytes())
+    }
+
+    /// How many items each kind of content asked for; what several kinds asked for counts for each.
+    pub fn by_origin(&self) -> BTreeMap<OriginKind, usize> {
+        let mut counts = BTreeMap::new();
+        for item in &self.items {
+            let kinds: BTreeSet<_> = item.asked.iter().map(|asked| asked.origin.kind).collect();
+            for kind in kinds {
+                *counts.entry(kind).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// True if every origin was resolved and every item is in `verified`: the only state in which anything may be removed.
+    pub fn complete(&self, verified: &BTreeSet<usize>) -> bool {
+        self.failures.is_empty() && (0..self.items.len()).all(|index| verified.contains(&index))
+    }
+
+    /// The items that are not in `previous`.
+    pub fn added<'a>(&'a self, previous: &[(Reference, Digest)]) -> Vec<&'a PlanItem> {
+        let previous: BTreeSet<_> = previous.iter().map(|(destination, digest)| (destination, digest)).collect();
+        self.items.iter().filter(|item| !previous.contains(&(&item.destination, &item.digest))).collect()
+    }
+
+    /// What is in `previous` and not wanted any more. A destination with another digest counts as removed and as added.
+    pub fn removed<'a>(&self, previous: &'a [(Reference, Digest)]) -> Vec<&'a (Reference, Digest)> {
+        let wanted: BTreeSet<_> = self.items.iter().map(|item| (&item.destination, &item.digest)).collect();
+        previous.iter().filter(|(destination, digest)| !wanted.contains(&(destination, digest))).collect()
+    }
+
+    /// The lines of `-o mapping`: source as pulled and destination, sorted.
+    pub fn mapping(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.items.iter().map(PlanItem::mapping_line).collect();
+        lines.sort_unstable();
+        lines
+    }
+}
+
+impl PlanItem {
+    /// The reference the image is pulled by: by digest if one was named, with the name alone otherwise.
+    pub fn pulled(&self) -> Option<Reference> {
+        let named = &self.asked.first()?.named;
+        Some(match named.digest() {
+            Some(digest) => named.repository().at(digest.clone()),
+            None => named.clone(),
+        })
+    }
+
+    /// `docker://<source as pulled>=docker://<destination>`.
+    pub fn mapping_line(&self) -> String {
+        let source = self.pulled().map(|source| source.to_string()).unwrap_or_default();
+        format!("docker://{source}=docker://{}", self.destination)
+    }
+}

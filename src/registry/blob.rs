@@ -1,0 +1,285 @@
+//! Reading blobs: resumed after breaks, and verified before the last frame is let go.
+
+use bytes::Bytes;
+use futures::Stream;
+use http::Method;
+use http::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
+use tokio::time::sleep;
+
+use super::client::{Tried, mismatch};
+use super::error::Request;
+use super::reply::Reply;
+use super::transport::Place;
+use super::{Capability, Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
+use crate::oci::{Descriptor, Hasher, Repository};
+
+/// Up to this many bytes are read again if a registry ignores that only the rest was asked for.
+const MAX_SKIP: u64 = 64 << 20;
+
+/// A blob being read.
+///
+/// Resumes by `Range` through the registry, so that a fresh link is signed; checks length and digest before it releases
+/// the last frame. Holds one frame.
+pub struct BlobReader {
+    client: Client,
+    place: Place,
+    blob: Descriptor,
+    request: Request,
+    reply: Option<Reply>,
+    /// Bytes of the current answer that we have already.
+    skip: u64,
+    received: u64,
+    hasher: Option<Hasher>,
+    held: Option<Bytes>,
+    /// Attempts since the last byte.
+    fruitless: u32,
+    finished: bool,
+    restart: bool,
+    /// Held as long as the blob is read.
+    permit: Option<Permit>,
+}
+
+impl std::fmt::Debug for BlobReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobReader")
+            .field("blob", &self.blob.digest)
+            .field("received", &self.received)
+            .field("permit", &self.permit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BlobReader {
+    /// Asks one place after the other for the blob.
+    pub(super) async fn open(
+        client: &Client,
+        repository: &Repository,
+        blob: &Descriptor,
+        permit: Option<Permit>,
+    ) -> Result<Self, Error> {
+        let asked = format!("blob `{}@{}`", repository.path(), blob.digest);
+        let mut tried = Tried::default();
+        let mut missing = None;
+        let mut permit = permit;
+        for place in client.places(repository, &asked)? {
+            let request = client.inner.request(&place, &Method::GET, &place.base, &asked);
+            let mut reader = Self {
+                client: client.clone(),
+                place,
+                blob: blob.clone(),
+                request,
+                reply: None,
+                skip: 0,
+                received: 0,
+                hasher: Some(Hasher::new(blob.digest.algorithm())),
+                held: None,
+                fruitless: 0,
+                finished: false,
+                restart: false,
+                permit: None,
+            };
+            match reader.reopen(0).await {
+                Ok(()) => {
+                    reader.permit = permit.take();
+                    return Ok(reader);
+                }
+                Err(error) if *error.problem() == Problem::Missing => missing = Some(error),
+                Err(error) => tried.failed(error),
+            }
+        }
+        let absent = Error::new(
+            client.inner.request(&client.home(repository), &Method::GET, &client.home(repository).base, &asked),
+            Problem::Missing,
+        );
+        Err(tried.first().or(missing).unwrap_or(absent))
+    }
+
+    pub(super) fn problem(&self, problem: Problem) -> Error {
+        Error::new(self.request.clone(), problem)
+    }
+
+    /// True if going on is impossible, but beginning again from the start may help.
+    pub(super) fn must_restart(&self) -> bool {
+        self.restart
+    }
+
+    /// The next bytes; none after the last, and none after an error.
+    ///
+    /// The bytes released before the end are only known to be right once the last of them has been released. May be
+    /// dropped and called again.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        if self.finished {
+            return None;
+        }
+        match self.advance().await {
+            Ok(Some(chunk)) => Some(Ok(chunk)),
+            Ok(None) => {
+                self.finished = true;
+                self.reply = None;
+                self.held.take().map(Ok)
+            }
+            Err(error) => {
+                self.finished = true;
+                (self.reply, self.held) = (None, None);
+                Some(Err(error))
+            }
+        }
+    }
+
+    /// The same as a stream.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+        futures::stream::unfold(self, |mut reader| async move { reader.next().await.map(|item| (item, reader)) })
+    }
+
+    /// The next frame to release before the last one, or none once everything is verified and only the last is left.
+    async fn advance(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let broken = match &mut self.reply {
+                None => match self.reopen(1).await {
+                    Ok(()) => continue,
+                    Err(error) if matches!(error.class(), Class::Transient { .. }) && !self.restart => error,
+                    Err(error) => return Err(error),
+                },
+                Some(reply) => match reply.chunk().await {
+                    Ok(Some(chunk)) => match self.take(chunk)? {
+                        Some(released) => return Ok(Some(released)),
+                        None => continue,
+                    },
+                    Ok(None) if self.received >= self.blob.size && self.skip == 0 => {
+                        return self.verify().map(|()| None);
+                    }
+                    // Ended in good order, but too early.
+                    Ok(None) => self.problem(Problem::Unreachable(Trouble::Cut)),
+                    Err(error) => error,
+                },
+            };
+            self.reply = None;
+            self.fruitless += 1;
+            if self.fruitless >= self.client.inner.settings.timing.resumes {
+                return Err(broken);
+            }
+            sleep(self.client.inner.backoff(self.fruitless - 1)).await;
+        }
+    }
+
+    /// Takes in a frame and gives out the one before it.
+    fn take(&mut self, mut chunk: Bytes) -> Result<Option<Bytes>, Error> {
+        let known = usize::try_from(self.skip).unwrap_or(usize::MAX).min(chunk.len());
+        self.skip -= known as u64;
+        let chunk = chunk.split_off(known);
+        if chunk.is_empty() {
+            return Ok(None);
+        }
+        self.fruitless = 0;
+        self.received += chunk.len() as u64;
+        if self.received > self.blob.size {
+            return Err(self.problem(Problem::Length { expected: self.blob.size, actual: self.received }));
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&chunk);
+        }
+        let (host, side) = (&self.place.host, self.client.side());
+        self.client.inner.limits.observer().bytes(host, side, chunk.len() as u64);
+        Ok(self.held.replace(chunk))
+    }
+
+    fn verify(&mut self) -> Result<(), Error> {
+        let expected = &self.blob.digest;
+        match self.hasher.take().map(Hasher::finish) {
+            Some(actual) if actual == *expected => Ok(()),
+            Some(actual) => {
+                let (expected, actual) = (expected.to_string(), actual.to_string());
+                Err(self.problem(Problem::Digest { expected, actual }))
+            }
+            None => Err(self.problem(Problem::Garbled("the blob was read to its end twice"))),
+        }
+    }
+
+    /// Asks for the blob, or for the rest of it. `attempts` of zero means the usual number.
+    async fn reopen(&mut self, attempts: u32) -> Result<(), Error> {
+        let asked = self.request.asked.clone();
+        let path = format!("blobs/{}", self.blob.digest);
+        let mut ask = self.client.ask(&self.place, Method::GET, &path, asked).header(ACCEPT_ENCODING, "identity");
+        let from = self.received;
+        if from > 0 {
+            ask = ask.header(RANGE, &format!("bytes={from}-"));
+        }
+        ask.attempts = attempts;
+        ask.windowed = self.blob.size <= SMALL_BLOB;
+        let reply = self.client.inner.send(ask).await?;
+        self.request = reply.request.clone();
+        let limits = &self.client.inner.limits;
+        let host = limits.host(&self.place.host);
+        match reply.status().as_u16() {
+            200..=299 if reply.is_html() => {
+                return Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }));
+            }
+            206 if from > 0 => {
+                host.learn(Capability::Range, true);
+                let range = reply.text(CONTENT_RANGE).and_then(content_range);
+                let fits = matches!(range, Some((start, total)) if start == from
+                    && total.is_none_or(|total| total == self.blob.size));
+                if !fits {
+                    return Err(reply.error(Problem::Garbled("the registry sends another part than was asked for")));
+                }
+                self.skip = 0;
+            }
+            200 => {
+                if let Some(actual) = reply.response.content_length().filter(|length| *length != self.blob.size) {
+                    return Err(reply.error(Problem::Length { expected: self.blob.size, actual }));
+                }
+                if let Some(announced) = super::client::content_digest(&reply)
+                    && announced.algorithm() == self.blob.digest.algorithm()
+                    && announced != self.blob.digest
+                {
+                    return Err(mismatch(&reply, &self.blob.digest, &announced));
+                }
+                if from > 0 {
+                    host.learn(Capability::Range, false);
+                }
+                if from > MAX_SKIP {
+                    self.restart = true;
+                    return Err(reply.error(Problem::Unreachable(Trouble::Cut)));
+                }
+                self.skip = from;
+            }
+            404 => {
+                let request = reply.request.clone();
+                reply.absent().await?;
+                return Err(Error::new(request, Problem::Missing));
+            }
+            // The part that is left was asked for, and there is one.
+            416 if from > 0 => {
+                return Err(reply.error(Problem::Garbled("the registry has no part where the blob was cut")));
+            }
+            _ => return Err(reply.into_error().await),
+        }
+        if from > 0 {
+            limits.observer().resumed(&self.place.host);
+        }
+        self.reply = Some(reply);
+        Ok(())
+    }
+}
+
+/// `bytes FIRST-LAST/TOTAL`: the first byte and the total, which may be `*`.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
+    let first = range.split_once('-')?.0.trim().parse().ok()?;
+    let total = total.trim();
+    if total == "*" { Some((first, None)) } else { Some((first, Some(total.parse().ok()?))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_range_is_read() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        for bad in ["", "bytes", "bytes */10", "items 5-9/10", "bytes 5-9", "bytes -5/10", "bytes 5-9/x"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,527 @@
+//! The operations on manifests, and what all operations share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, LINK};
+use http::{HeaderName, HeaderValue, Method};
+use url::Url;
+
+use super::auth::{Auth, Loaded};
+use super::blob::BlobReader;
+use super::policy::Reach;
+use super::reply::{Envelope, Reply};
+use super::transport::{Ask, Payload, Place};
+use super::{Capability, ConfigError, Error, Limits, MAX_MANIFEST, Problem, SMALL_BLOB, Settings, Side, Work};
+use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag, media_type};
+
+/// The header with the digest of what is sent.
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+
+/// The most pages of one list of referrers.
+const MAX_PAGES: usize = 16;
+
+/// How a manifest is named.
+#[derive(Clone, Copy, Debug)]
+pub enum By<'a> {
+    /// By tag.
+    Tag(&'a Tag),
+    /// By digest.
+    Digest(&'a Digest),
+}
+
+impl By<'_> {
+    fn path(self) -> String {
+        match self {
+            Self::Tag(tag) => tag.to_string(),
+            Self::Digest(digest) => digest.to_string(),
+        }
+    }
+
+    fn asked(self, repository: &Repository) -> String {
+        match self {
+            Self::Tag(tag) => format!("manifest `{}:{tag}`", repository.path()),
+            Self::Digest(digest) => format!("manifest `{}@{digest}`", repository.path()),
+        }
+    }
+}
+
+impl<'a> From<&'a Tag> for By<'a> {
+    fn from(tag: &'a Tag) -> Self {
+        Self::Tag(tag)
+    }
+}
+
+impl<'a> From<&'a Digest> for By<'a> {
+    fn from(digest: &'a Digest) -> Self {
+        Self::Digest(digest)
+    }
+}
+
+/// What a registry said about a manifest it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutOutcome {
+    /// The registry keeps referrers itself and has noted the manifest's subject (`OCI-Subject`).
+    pub subject_processed: bool,
+}
+
+/// A client for one side with one set of credentials: connections, tokens, and what is known through these credentials.
+///
+/// Cheap to clone. Only what is in [`Limits`] is shared between clients.
+#[derive(Clone)]
+pub struct Client {
+    pub(super) inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("settings", &self.inner.settings).finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Inner {
+    pub(super) settings: Settings,
+    pub(super) limits: Arc<Limits>,
+    pub(super) user_agent: HeaderValue,
+    pub(super) certificates: Vec<reqwest::Certificate>,
+    pub(super) loaded: Mutex<Arc<Loaded>>,
+    pub(super) auth: Auth,
+    /// Connections, by whether any certificate will do and by how far they reach.
+    pub(super) pools: Mutex<BTreeMap<(bool, Option<Reach>), reqwest::Client>>,
+    pub(super) reaches: Mutex<BTreeMap<String, Reach>>,
+    /// Hosts where these credentials cannot mount from other repositories.
+    pub(super) mountless: Mutex<BTreeSet<String>>,
+    pub(super) nowhere: Url,
+}
+
+/// What became of the places tried so far.
+#[derive(Default)]
+pub(super) struct Tried {
+    error: Option<Error>,
+}
+
+impl Tried {
+    pub(super) fn failed(&mut self, error: Error) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "trying the next place");
+        self.error.get_or_insert(error);
+    }
+
+    /// What went wrong first.
+    pub(super) fn first(self) -> Option<Error> {
+        self.error
+    }
+
+    /// Absent, if every place said so.
+    fn absent<T>(self) -> Result<Option<T>, Error> {
+        self.error.map_or(Ok(None), Err)
+    }
+}
+
+/// What a HEAD said.
+enum Head {
+    Absent,
+    Present(Digest),
+    /// Only a GET can tell.
+    Unsure,
+}
+
+impl Client {
+    /// Makes a client; no request is sent. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// A trust bundle without certificates or with something else in it, or a user agent that cannot be sent.
+    pub fn new(settings: Settings, limits: Arc<Limits>) -> Result<Self, ConfigError> {
+        let side = settings.side;
+        let user_agent = HeaderValue::from_str(&settings.user_agent)
+            .map_err(|_invalid| ConfigError::UserAgent { text: settings.user_agent.clone() })?;
+        let certificates = match &settings.trust_bundle {
+            None => Vec::new(),
+            Some(pem) => {
+                let found = reqwest::Certificate::from_pem_bundle(pem)
+                    .map_err(|source| ConfigError::BadCertificate { side, source })?;
+                if found.is_empty() {
+                    return Err(ConfigError::NoCertificate { side });
+                }
+                found
+            }
+        };
+        let nowhere = Url::parse("https://registry.invalid/").map_err(|_never| ConfigError::NoCertificate { side })?;
+        let loaded = Arc::new(Loaded { credentials: settings.credentials.clone(), generation: 0 });
+        let inner = Inner {
+            settings,
+            limits,
+            user_agent,
+            certificates,
+            loaded: Mutex::new(loaded),
+            auth: Auth::default(),
+            pools: Mutex::default(),
+            reaches: Mutex::default(),
+            mountless: Mutex::default(),
+            nowhere,
+        };
+        if !inner.certificates.is_empty() {
+            // Certificates are read when connections are set up, so that is done now.
+            let pool = inner.build(false, None).map_err(|source| ConfigError::BadCertificate { side, source })?;
+            inner.pools.lock().unwrap_or_else(PoisonError::into_inner).insert((false, None), pool);
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Whose registry it talks to.
+    pub fn side(&self) -> Side {
+        self.inner.settings.side
+    }
+
+    /// What it shares with the other clients of the process.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.inner.limits
+    }
+
+    /// The places where content named as being in `repository` is asked for, in order.
+    pub(super) fn places(&self, repository: &Repository, asked: &str) -> Result<Vec<Place>, Error> {
+        let inner = &self.inner;
+        let found = match self.side() {
+            Side::Source => super::overrides::places(&inner.settings.overrides, repository),
+            Side::Target => vec![repository.clone()],
+        };
+        if found.is_empty() {
+            let place = inner.place(repository.clone());
+            return Err(Error::new(inner.request(&place, &Method::GET, &place.base, asked), Problem::Missing));
+        }
+        Ok(found.into_iter().map(|repository| inner.place(repository)).collect())
+    }
+
+    /// The one place that is written to.
+    pub(super) fn home(&self, repository: &Repository) -> Place {
+        self.inner.place(repository.clone())
+    }
+
+    /// A request for `path` below a repository.
+    pub(super) fn ask<'a>(&self, place: &'a Place, method: Method, path: &str, asked: String) -> Ask<'a> {
+        let mut url = place.base.clone();
+        url.set_path(&format!("/v2/{}/{path}", place.repository.path()));
+        let mut ask = Ask::new(place, method, url, asked);
+        ask.scopes = Some(self.inner.scopes(place, None));
+        ask
+    }
+
+    /// The digest a tag names now; none if there is no such tag. One HEAD, and a GET only if the registry does not say.
+    pub async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>, Error> {
+        self.head_manifest(repository, By::Tag(tag)).await
+    }
+
+    /// The digest of a manifest; none if it is not there.
+    ///
+    /// # Errors
+    /// Also if a manifest asked for by digest is served under another one.
+    pub async fn head_manifest(&self, repository: &Repository, by: By<'_>) -> Result<Option<Digest>, Error> {
+        let mut tried = Tried::default();
+        for place in self.places(repository, &by.asked(repository))? {
+            let found = match self.head_at(&place, by).await {
+                Ok(Head::Absent) => Ok(None),
+                Ok(Head::Present(digest)) => Ok(Some(digest)),
+                Ok(Head::Unsure) => {
+                    self.manifest_at(&place, by).await.map(|found| found.map(|manifest| manifest.digest().clone()))
+                }
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => tried.failed(error),
+            }
+        }
+        tried.absent()
+    }
+
+    async fn head_at(&self, place: &Place, by: By<'_>) -> Result<Head, Error> {
+        let path = format!("manifests/{}", by.path());
+        let ask = self.ask(place, Method::HEAD, &path, by.asked(&place.repository)).header(ACCEPT, media_type::ACCEPT);
+        let reply = self.inner.send(ask).await?;
+        match reply.status().as_u16() {
+            200..=299 if reply.is_html() => Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() })),
+            200..=299 => match (content_digest(&reply), by) {
+                (Some(digest), By::Digest(wanted)) if digest.algorithm() == wanted.algorithm() && digest != *wanted => {
+                    Err(mismatch(&reply, wanted, &digest))
+                }
+                (_, By::Digest(wanted)) => Ok(Head::Present(wanted.clone())),
+                (Some(digest), By::Tag(_)) => Ok(Head::Present(digest)),
+                (None, By::Tag(_)) => Ok(Head::Unsure),
+            },
+            404 => {
+                let media_type = reply.media_type();
+                // Proxies answer in plain text, and so do some registries: only the body of a GET tells which it is.
+                let certain = reply.is_html() || media_type.is_empty() || media_type.contains("json");
+                if certain { reply.absent().await.map(|()| Head::Absent) } else { Ok(Head::Unsure) }
+            }
+            405 => Ok(Head::Unsure),
+            _ => Err(reply.into_error().await),
+        }
+    }
+
+    /// A manifest, verified against the digest asked for and the one announced; none if it is not there.
+    ///
+    /// # Errors
+    /// Also if it is longer than 4 MiB, hashes to something else, or is a page of some proxy.
+    pub async fn manifest(&self, repository: &Repository, by: By<'_>) -> Result<Option<RawManifest>, Error> {
+        let mut tried = Tried::default();
+        for place in self.places(repository, &by.asked(repository))? {
+            match self.manifest_at(&place, by).await {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => tried.failed(error),
+            }
+        }
+        tried.absent()
+    }
+
+    async fn manifest_at(&self, place: &Place, by: By<'_>) -> Result<Option<RawManifest>, Error> {
+        let path = format!("manifests/{}", by.path());
+        // A break in the body is tried again like one before it.
+        let mut round = 0;
+        loop {
+            let ask =
+                self.ask(place, Method::GET, &path, by.asked(&place.repository)).header(ACCEPT, media_type::ACCEPT);
+            let mut reply = self.inner.send(ask).await?;
+            match reply.status().as_u16() {
+                200..=299 => {}
+                404 => return reply.absent().await.map(|()| None),
+                _ => return Err(reply.into_error().await),
+            }
+            match reply.bytes(MAX_MANIFEST).await {
+                Ok(bytes) => return verified(&reply, bytes, by).map(Some),
+                Err(error) => {
+                    round += 1;
+                    if !matches!(error.problem(), Problem::Unreachable(_))
+                        || round >= self.inner.settings.timing.attempts
+                    {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(self.inner.backoff(round)).await;
+                }
+            }
+        }
+    }
+
+    /// Stores a manifest, byte for byte. What it points to must be there.
+    pub async fn put_manifest(
+        &self,
+        repository: &Repository,
+        by: By<'_>,
+        manifest: &RawManifest,
+    ) -> Result<PutOutcome, Error> {
+        let place = self.home(repository);
+        let path = format!("manifests/{}", by.path());
+        let mut ask = self.ask(&place, Method::PUT, &path, by.asked(repository));
+        ask = ask.header(CONTENT_TYPE, manifest.media_type());
+        ask.payload = Payload::Bytes(manifest.bytes().clone());
+        let reply = self.inner.send(ask).await?;
+        if !reply.status().is_success() {
+            return Err(reply.into_error().await);
+        }
+        accepted(&reply, manifest.digest())?;
+        let subject_processed = reply.response.headers().contains_key(OCI_SUBJECT);
+        reply.drain().await;
+        Ok(PutOutcome { subject_processed })
+    }
+
+    /// Whether a blob is there.
+    pub async fn blob_exists(&self, repository: &Repository, digest: &Digest) -> Result<bool, Error> {
+        let asked = format!("blob `{}@{digest}`", repository.path());
+        let mut tried = Tried::default();
+        for place in self.places(repository, &asked)? {
+            let ask = self.ask(&place, Method::HEAD, &format!("blobs/{digest}"), asked.clone());
+            let found = match self.inner.send(ask).await {
+                Ok(reply) => match reply.status().as_u16() {
+                    200..=299 if reply.is_html() => {
+                        Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }))
+                    }
+                    200..=299 => Ok(true),
+                    404 => reply.absent().await.map(|()| false),
+                    _ => Err(reply.into_error().await),
+                },
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => tried.failed(error),
+            }
+        }
+        tried.absent().map(|found| found.unwrap_or(false))
+    }
+
+    /// A blob of at most [`SMALL_BLOB`] bytes, verified.
+    pub async fn blob_bytes(&self, repository: &Repository, blob: &Descriptor) -> Result<Bytes, Error> {
+        let mut reader = BlobReader::open(self, repository, blob, None).await?;
+        if blob.size > SMALL_BLOB {
+            return Err(reader.problem(Problem::TooLarge { limit: SMALL_BLOB, length: Some(blob.size) }));
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = reader.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes.into())
+    }
+
+    /// Begins to read a blob; waits for a place in the window of the host.
+    pub async fn open_blob(&self, repository: &Repository, blob: &Descriptor) -> Result<BlobReader, Error> {
+        let permit = self.bulk(repository).await;
+        BlobReader::open(self, repository, blob, Some(permit)).await
+    }
+
+    /// A place in the window for blobs of the host of `repository`.
+    pub(super) async fn bulk(&self, repository: &Repository) -> super::Permit {
+        let first = self.places(repository, "blob").ok().and_then(|places| places.into_iter().next());
+        let place = first.unwrap_or_else(|| self.home(repository));
+        self.inner.limits.host(&place.host).acquire(self.side(), Work::Bulk).await
+    }
+
+    /// The index of what refers to a manifest, maybe empty; none if the registry does not keep referrers.
+    pub async fn referrers(&self, repository: &Repository, digest: &Digest) -> Result<Option<RawManifest>, Error> {
+        let asked = format!("referrers of `{}@{digest}`", repository.path());
+        let mut tried = Tried::default();
+        for place in self.places(repository, &asked)? {
+            match self.referrers_at(&place, digest, &asked).await {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => tried.failed(error),
+            }
+        }
+        tried.absent()
+    }
+
+    async fn referrers_at(&self, place: &Place, digest: &Digest, asked: &str) -> Result<Option<RawManifest>, Error> {
+        let host = self.inner.limits.host(&place.host);
+        if host.can(Capability::Referrers) == Some(false) {
+            return Ok(None);
+        }
+        let mut ask = self.ask(place, Method::GET, &format!("referrers/{digest}"), asked.to_owned());
+        let mut first: Option<RawManifest> = None;
+        let mut entries: Vec<serde_json::Value> = Vec::new();
+        for _page in 0..MAX_PAGES {
+            ask = ask.header(ACCEPT, media_type::OCI_INDEX);
+            let mut reply = self.inner.send(ask).await?;
+            let html = reply.is_html();
+            match reply.status().as_u16() {
+                200..=299 if !html => {}
+                // A page of a proxy may be gone the next time, so it is not remembered.
+                200..=299 | 404 | 405 if html && first.is_none() => return Ok(None),
+                404 | 405 if first.is_none() => {
+                    // A repository that is not there says nothing about the host.
+                    let body = reply.bytes(MAX_MANIFEST).await?;
+                    let code = Envelope::read(&body).and_then(|envelope| envelope.code);
+                    if !matches!(code.as_deref(), Some("NAME_UNKNOWN" | "MANIFEST_UNKNOWN" | "NOT_FOUND")) {
+                        host.learn(Capability::Referrers, false);
+                    }
+                    return Ok(None);
+                }
+                _ => return Err(reply.into_error().await),
+            }
+            let next = next_page(&reply);
+            let bytes = reply.bytes(MAX_MANIFEST).await?;
+            let page: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            let Some(found) = listed(&page) else {
+                if first.is_none() {
+                    host.learn(Capability::Referrers, false);
+                    return Ok(None);
+                }
+                return Err(reply.error(Problem::Garbled("a page of the list of referrers is not an index")));
+            };
+            host.learn(Capability::Referrers, true);
+            entries.extend_from_slice(found);
+            first.get_or_insert_with(|| RawManifest::new(bytes, media_type::OCI_INDEX));
+            let Some(next) = next.filter(|next| next.origin() == place.base.origin()) else {
+                return Ok(match first {
+                    Some(only) if entries.len() == found.len() => Some(only),
+                    _ => Some(joined(&entries)),
+                });
+            };
+            reply.drain().await;
+            ask = Ask::new(place, Method::GET, next, asked.to_owned());
+            ask.scopes = Some(self.inner.scopes(place, None));
+        }
+        let url = place.base.clone();
+        let request = self.inner.request(place, &Method::GET, &url, asked);
+        Err(Error::new(request, Problem::Garbled("the list of referrers does not end")))
+    }
+}
+
+/// The entries of a page; some registries write a list without any as `null`.
+fn listed(page: &serde_json::Value) -> Option<&[serde_json::Value]> {
+    match page.get("manifests")? {
+        serde_json::Value::Array(entries) => Some(entries),
+        serde_json::Value::Null => Some(&[]),
+        _ => None,
+    }
+}
+
+/// One index of the entries of several pages.
+fn joined(entries: &[serde_json::Value]) -> RawManifest {
+    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries });
+    RawManifest::new(index.to_string().into(), media_type::OCI_INDEX)
+}
+
+/// The address of the next page.
+fn next_page(reply: &Reply) -> Option<Url> {
+    let link = reply.text(LINK)?;
+    let (target, parameters) = link.split(',').find_map(|part| part.trim().strip_prefix('<')?.split_once('>'))?;
+    let is_next = parameters.split(';').any(|parameter| {
+        matches!(parameter.trim().split_once('='), Some((name, value))
+            if name.trim().eq_ignore_ascii_case("rel") && value.trim().trim_matches('"') == "next")
+    });
+    if is_next { reply.response.url().join(target).ok() } else { None }
+}
+
+/// The announced digest; one that cannot be read counts as none.
+pub(super) fn content_digest(reply: &Reply) -> Option<Digest> {
+    reply.text(CONTENT_DIGEST)?.trim().parse().ok()
+}
+
+pub(super) fn mismatch(reply: &Reply, expected: &Digest, actual: &Digest) -> Error {
+    reply.error(Problem::Digest { expected: expected.to_string(), actual: actual.to_string() })
+}
+
+/// Checks what a registry says about content that it took.
+pub(super) fn accepted(reply: &Reply, sent: &Digest) -> Result<(), Error> {
+    if reply.is_html() {
+        return Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }));
+    }
+    match content_digest(reply) {
+        Some(digest) if digest.algorithm() == sent.algorithm() && digest != *sent => {
+            Err(mismatch(reply, sent, &digest))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn verified(reply: &Reply, bytes: Bytes, by: By<'_>) -> Result<RawManifest, Error> {
+    let page = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<');
+    if reply.is_html() || page {
+        return Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }));
+    }
+    let media_type = reply.media_type().to_owned();
+    let hash = |digest: &Digest| {
+        let mut hasher = crate::oci::Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        hasher.finish()
+    };
+    let wanted = match by {
+        By::Digest(digest) => Some(digest.clone()),
+        By::Tag(_) => None,
+    };
+    let announced = content_digest(reply);
+    for expected in wanted.iter().chain(&announced) {
+        let actual = hash(expected);
+        if actual != *expected {
+            return Err(mismatch(reply, expected, &actual));
+        }
+    }
+    Ok(match wanted.or(announced) {
+        Some(digest) => RawManifest::verified(bytes, media_type, digest),
+        None => RawManifest::new(bytes, media_type),
+    })
+}

@@ -1,0 +1,187 @@
+//! Answers: bounded reading, and what an error says.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::time::timeout;
+
+use super::error::{Request, clean};
+use super::{Error, Permit, Problem, Trouble};
+
+/// The most that is read of an answer that is an error.
+pub(super) const MAX_ERROR: u64 = 64 << 10;
+
+/// An answer whose headers are there and whose body is not read yet.
+pub(super) struct Reply {
+    pub(super) response: reqwest::Response,
+    pub(super) request: Request,
+    pub(super) stall: Duration,
+    /// Given back when the answer has been read.
+    pub(super) permit: Option<Permit>,
+}
+
+impl Reply {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(super) fn text(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    pub(super) fn media_type(&self) -> &str {
+        let value = self.text(CONTENT_TYPE).unwrap_or_default();
+        value.split(';').next().unwrap_or_default().trim()
+    }
+
+    /// A page made for browsers.
+    pub(super) fn is_html(&self) -> bool {
+        let media_type = self.media_type();
+        media_type.eq_ignore_ascii_case("text/html") || media_type.eq_ignore_ascii_case("application/xhtml+xml")
+    }
+
+    pub(super) fn error(&self, problem: Problem) -> Error {
+        Error::new(self.request.clone(), problem)
+    }
+
+    /// The next bytes of the body.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        match timeout(self.stall, self.response.chunk()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(error)) => {
+                let error = error.without_url();
+                let problem = Problem::Unreachable(if error.is_timeout() { Trouble::Stall } else { Trouble::Cut });
+                Err(Error::with_source(self.request.clone(), problem, error))
+            }
+            Err(_elapsed) => Err(self.error(Problem::Unreachable(Trouble::Stall))),
+        }
+    }
+
+    /// The whole body, if it is not longer than `limit`.
+    pub(super) async fn bytes(&mut self, limit: u64) -> Result<Bytes, Error> {
+        if let Some(length) = self.response.content_length().filter(|length| *length > limit) {
+            return Err(self.error(Problem::TooLarge { limit, length: Some(length) }));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() as u64 > limit {
+                return Err(self.error(Problem::TooLarge { limit, length: None }));
+            }
+        }
+        Ok(body.into())
+    }
+
+    /// Reads the little that is left, so that the connection can be used again.
+    pub(super) async fn drain(mut self) {
+        self.bytes(MAX_ERROR).await.ok();
+    }
+
+    /// The failure that this answer is.
+    pub(super) async fn into_error(mut self) -> Error {
+        let status = self.status();
+        let after = retry_after(self.response.headers());
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return self.error(Problem::RateLimited { after });
+        }
+        let code = status.as_u16();
+        if self.is_html() && status.is_client_error() && status != StatusCode::PAYLOAD_TOO_LARGE {
+            return self.error(Problem::NotRegistry { status: code });
+        }
+        let envelope = match self.bytes(MAX_ERROR).await {
+            Ok(body) => Envelope::read(&body),
+            Err(_unreadable) => None,
+        };
+        let Envelope { code: name, message } = envelope.unwrap_or_default();
+        self.error(Problem::Status { status: code, code: name, detail: message })
+    }
+
+    /// Reads a 404 as absence; an error if it does not come from a registry.
+    pub(super) async fn absent(mut self) -> Result<(), Error> {
+        let status = self.status().as_u16();
+        if self.is_html() {
+            return Err(self.error(Problem::NotRegistry { status }));
+        }
+        if self.request.method == Method::HEAD {
+            return Ok(());
+        }
+        let body = self.bytes(MAX_ERROR).await?;
+        if body.is_empty() || Envelope::read(&body).is_some() {
+            Ok(())
+        } else {
+            Err(self.error(Problem::NotRegistry { status }))
+        }
+    }
+}
+
+/// The first entry of a registry's `{"errors": […]}`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Envelope {
+    pub(super) code: Option<String>,
+    pub(super) message: Option<String>,
+}
+
+impl Envelope {
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let errors = value.get("errors")?.as_array()?;
+        let first = errors.first();
+        let field = |name: &str| {
+            let text = clean(first?.get(name)?.as_str()?);
+            (!text.is_empty()).then_some(text)
+        };
+        let code = field("code").filter(|code| code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        Some(Self { code, message: field("message") })
+    }
+}
+
+/// `Retry-After`: seconds, or a date, which is compared with the answer's own `Date`.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |text: &str| jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp());
+    let (until, now) = (date(text)?, date(headers.get(DATE)?.to_str().ok()?)?);
+    Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(value: &str, date: Option<&str>) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, value.parse().unwrap());
+        if let Some(date) = date {
+            headers.insert(DATE, date.parse().unwrap());
+        }
+        retry_after(&headers).map(|time| time.as_secs())
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(after("120", None), Some(120));
+        assert_eq!(after("Sun, 06 Nov 1994 08:50:37 GMT", now), Some(60));
+        assert_eq!(after("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(0));
+        assert_eq!(after("Sun, 06 Nov 1994 08:50:37 GMT", None), None);
+        assert_eq!(after("soon", now), None);
+        assert_eq!(after("-1", now), None);
+    }
+
+    #[test]
+    fn an_envelope_is_read_and_nothing_else() {
+        let read = |text: &str| Envelope::read(text.as_bytes());
+        let full = read(r#"{"errors":[{"code":"DENIED","message":"no\nway"}]}"#).unwrap();
+        assert_eq!((full.code.as_deref(), full.message.as_deref()), (Some("DENIED"), Some("no way")));
+        assert_eq!(read(r#"{"errors":[{"code":17,"message":null}]}"#), Some(Envelope::default()));
+        assert_eq!(read(r#"{"errors":[]}"#), Some(Envelope::default()));
+        assert_eq!(read(r#"{"message":"404 page not found"}"#), None);
+        assert_eq!(read("<html>"), None);
+        let long = format!(r#"{{"errors":[{{"message":"{}"}}]}}"#, "x".repeat(10_000));
+        assert!(read(&long).unwrap().message.unwrap().len() <= 200);
+    }
+}

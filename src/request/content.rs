@@ -1,0 +1,251 @@
+//! Checks of `spec.mirror`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::build::Faults;
+use super::{AdditionalImage, Pattern, pattern};
+use crate::api::content::{self as api, Content};
+use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
+
+/// Longest repository path of a target.
+const MAX_PATH: usize = 255;
+
+pub(super) fn read(
+    spec: &Content,
+    prefix: Option<&RepositoryPath>,
+    faults: &mut Faults,
+    warnings: &mut Vec<String>,
+) -> (Vec<AdditionalImage>, Vec<Pattern>) {
+    let platform = spec.platform.as_ref();
+    let helm = spec.helm.as_ref();
+    let releases = platform.is_some_and(|platform| !platform.channels.is_empty() || platform.release.is_some());
+    let charts = helm.is_some_and(|helm| !helm.repositories.is_empty() || !helm.local.is_empty());
+    if !releases && !charts && spec.operators.is_empty() && spec.additional_images.is_empty() {
+        faults.invalid(
+            "spec.mirror",
+            "nothing to mirror: give at least one of platform.channels, platform.release, operators, additionalImages or \
+             helm.repositories",
+        );
+    }
+    if let Some(platform) = platform.filter(|platform| **platform != api::PlatformContent::default()) {
+        check_platform(platform, faults);
+        faults.unsupported(
+            "spec.mirror.platform",
+            "releases are not supported by this version yet: leave `platform` out and mirror them with oc-mirror for now",
+        );
+    }
+    if !spec.operators.is_empty() {
+        check_operators(&spec.operators, faults);
+        faults.unsupported(
+            "spec.mirror.operators",
+            "operator catalogs are not supported by this version yet: leave `operators` out and mirror them with oc-mirror for now",
+        );
+    }
+    if let Some(helm) = helm.filter(|_| charts) {
+        check_helm(helm, faults);
+        faults.unsupported(
+            "spec.mirror.helm",
+            "Helm charts are not supported by this version yet: leave `helm` out and list their images in `additionalImages` for \
+             now",
+        );
+    }
+    if !spec.samples.is_empty() {
+        warnings.push("spec.mirror.samples has no effect, as in oc-mirror: it can be left out".to_owned());
+    }
+    let additional = additional(&spec.additional_images, prefix, faults);
+    let mut blocked = Vec::new();
+    for (index, entry) in spec.blocked_images.iter().enumerate() {
+        match pattern::compile(&entry.name) {
+            Ok(pattern) => blocked.push(pattern),
+            Err(message) => faults.invalid(format!("spec.mirror.blockedImages[{index}].name"), message),
+        }
+    }
+    (additional, blocked)
+}
+
+fn additional(
+    entries: &[api::AdditionalImage],
+    prefix: Option<&RepositoryPath>,
+    faults: &mut Faults,
+) -> Vec<AdditionalImage> {
+    let mut images = Vec::new();
+    let mut places: BTreeMap<(String, String), (usize, Digest)> = BTreeMap::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let field = format!("spec.mirror.additionalImages[{index}]");
+        let named = image(&format!("{field}.name"), &entry.name, faults);
+        let repo_field = format!("{field}.targetRepo");
+        let target_repo = entry.target_repo.as_ref().and_then(|text| faults.parse::<RepositoryPath>(&repo_field, text));
+        let tag_field = format!("{field}.targetTag");
+        let target_tag = entry.target_tag.as_ref().and_then(|text| faults.parse::<Tag>(&tag_field, text));
+        let Some(named) = named else { continue };
+        let image = AdditionalImage {
+            written: entry.name.clone(),
+            name: Reference::split(&entry.name).0.to_owned(),
+            named,
+            target_repo,
+            target_tag,
+            platforms: platforms(&entry.platforms),
+        };
+        let (path, tag) = place(&image);
+        let length = prefix.map_or(0, |prefix| prefix.as_str().len() + 1) + path.len();
+        if length > MAX_PATH {
+            faults.invalid(
+                format!("{field}.name"),
+                format!("its path in the target would have {length} characters; at most {MAX_PATH} are allowed: set a `targetRepo`"),
+            );
+        }
+        if let Some(digest) = image.named.digest() {
+            let (first, known) = places.entry((path.clone(), tag.clone())).or_insert_with(|| (index, digest.clone()));
+            if known != digest {
+                let other = entries.get(*first).map(|entry| entry.name.as_str()).unwrap_or_default();
+                faults.invalid(
+                    field,
+                    format!(
+                        "`{}` and `{other}` (additionalImages[{first}]) are different images that would both become \
+                         `{path}:{tag}`: give one of them a `targetRepo` or `targetTag`",
+                        entry.name
+                    ),
+                );
+            }
+        }
+        images.push(image);
+    }
+    images
+}
+
+/// Where an image would go below the prefix, as far as the entry alone says it.
+fn place(image: &AdditionalImage) -> (String, String) {
+    let kept = image.name.split_once('/').map_or(image.name.as_str(), |(_, path)| path);
+    let path = image.target_repo.as_ref().map_or(kept, RepositoryPath::as_str);
+    let tag = match (&image.target_tag, image.named.tag(), image.named.digest()) {
+        (Some(tag), _, _) | (None, Some(tag), _) => tag.as_str().to_owned(),
+        (None, None, Some(digest)) => Tag::of_digest(digest).as_str().to_owned(),
+        (None, None, None) => String::new(),
+    };
+    (path.to_owned(), tag)
+}
+
+/// Reads an image that has to be in a registry.
+fn image(field: &str, text: &str, faults: &mut Faults) -> Option<Reference> {
+    if text.starts_with("oci://") {
+        faults.invalid(
+            field,
+            format!(
+                "`{text}` is on a disk, which is not there for the operator: push it to a registry and name it there"
+            ),
+        );
+        return None;
+    }
+    let reference: Reference = faults.parse(field, text)?;
+    if reference.repository().registry().is_ipv6() {
+        faults.invalid(
+            field,
+            format!("the host of `{text}` is an IPv6 address, which mirror sets cannot express: use a host name"),
+        );
+        return None;
+    }
+    Some(reference)
+}
+
+fn platforms(entries: &[api::PlatformFilter]) -> BTreeSet<Platform> {
+    entries.iter().map(|entry| Platform { os: entry.os.clone(), architecture: entry.architecture.clone() }).collect()
+}
+
+fn check_platform(platform: &api::PlatformContent, faults: &mut Faults) {
+    let field = "spec.mirror.platform";
+    if !platform.architectures.is_empty() && !platform.platforms.is_empty() {
+        faults.invalid(field, "give architectures or platforms, not both");
+    }
+    if let Some(release) = &platform.release {
+        if release.starts_with(['/', '.']) {
+            faults.invalid(
+                format!("{field}.release"),
+                format!(
+                    "`{release}` is a path on disk, which has no meaning here: write the image of a release payload, such as \
+                     quay.io/openshift-release-dev/ocp-release:4.18.10-x86_64"
+                ),
+            );
+        } else {
+            image(&format!("{field}.release"), release, faults);
+        }
+    }
+    for (index, channel) in platform.channels.iter().enumerate() {
+        let field = format!("{field}.channels[{index}]");
+        if channel.shortest_path && (channel.min_version.is_none() || channel.max_version.is_none()) {
+            faults.invalid(&field, "shortestPath needs minVersion and maxVersion");
+        }
+        if channel.shortest_path && channel.full {
+            faults.invalid(&field, "give full or shortestPath, not both");
+        }
+    }
+}
+
+fn check_operators(operators: &[api::Operator], faults: &mut Faults) {
+    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for (index, operator) in operators.iter().enumerate() {
+        let field = format!("spec.mirror.operators[{index}]");
+        let catalog = image(&format!("{field}.catalog"), &operator.catalog, faults);
+        if let Some(path) = &operator.target_catalog {
+            faults.parse::<RepositoryPath>(&format!("{field}.targetCatalog"), path);
+        }
+        if let Some(tag) = &operator.target_tag {
+            faults.parse::<Tag>(&format!("{field}.targetTag"), tag);
+        }
+        if let Some(template) = operator.target_catalog_source_template.as_ref().filter(|name| name.contains('/')) {
+            faults.invalid(
+                format!("{field}.targetCatalogSourceTemplate"),
+                format!(
+                    "`{template}` is a path, and here the name of a ConfigMap is wanted: `kubectl create configmap NAME \
+                     --from-file=catalogsource.yaml={template}`, and write NAME"
+                ),
+            );
+        }
+        if let Some(catalog) = catalog {
+            let (name, tag, digest) = Reference::split(&operator.catalog);
+            let kept = name.split_once('/').map_or(name, |(_, path)| path);
+            let path = operator.target_catalog.as_deref().unwrap_or(kept);
+            let tag = operator.target_tag.as_deref().or(tag).or(digest).unwrap_or_default();
+            let first = *places.entry((path.to_owned(), tag.to_owned())).or_insert(index);
+            if first != index {
+                faults.invalid(
+                    &field,
+                    format!(
+                        "`{catalog}` and operators[{first}] are two catalogs that would land on one tag: give one of them a \
+                         targetCatalog or targetTag"
+                    ),
+                );
+            }
+        }
+        for (index, package) in operator.packages.iter().enumerate() {
+            let bounds = package.min_version.is_some() || package.max_version.is_some();
+            let inner = package.channels.iter().any(|c| c.min_version.is_some() || c.max_version.is_some());
+            if bounds && inner {
+                faults.invalid(
+                    format!("{field}.packages[{index}]"),
+                    "give minVersion and maxVersion for the package or for its channels, not for both",
+                );
+            }
+        }
+    }
+}
+
+fn check_helm(helm: &api::Helm, faults: &mut Faults) {
+    if !helm.local.is_empty() {
+        faults.invalid(
+            "spec.mirror.helm.local",
+            "charts on disk cannot be read here: use `repositories`, with an https:// or oci:// address",
+        );
+    }
+    for (index, repository) in helm.repositories.iter().enumerate() {
+        let address = url::Url::parse(&repository.url);
+        if !address.is_ok_and(|url| matches!(url.scheme(), "http" | "https" | "oci") && url.host().is_some()) {
+            faults.invalid(
+                format!("spec.mirror.helm.repositories[{index}].url"),
+                format!(
+                    "`{}` is not the address of a chart repository: write https://HOST/PATH or oci://HOST/PATH",
+                    repository.url
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What names a sync.
+
+use serde_json::json;
+
+use super::Request;
+use crate::oci::Digest;
+
+impl Request {
+    /// Names what a sync is made from: SHA-256, in hexadecimal, of everything that resolve, plan and copy read, and of the
+    /// request token. What only the controller and the cluster's objects depend on is not in it.
+    pub fn key(&self) -> String {
+        let additional: Vec<_> = self
+            .additional
+            .iter()
+            .map(|image| {
+                let platforms: Vec<_> = image.platforms.iter().map(|p| [&p.os, &p.architecture]).collect();
+                json!([image.written, image.target_repo, image.target_tag, platforms])
+            })
+            .collect();
+        let blocked: Vec<_> = self.blocked.iter().map(|pattern| &pattern.text).collect();
+        let hosts: Vec<_> = self.source.hosts.iter().map(|(host, tls)| json!([host, tls])).collect();
+        let overrides: Vec<_> =
+            self.source.overrides.iter().map(|entry| json!([entry.source, entry.mirrors])).collect();
+        let read = json!([
+            "1",
+            additional,
+            blocked,
+            [
+                self.target.registry,
+                self.target.prefix,
+                self.target.credentials,
+                self.target.trust_bundle,
+                self.target.tls
+            ],
+            [self.source.credentials, self.source.trust_bundle, hosts, overrides],
+            self.mode,
+            [self.copy.concurrency, self.copy.max_bytes_per_second, self.copy.attachments],
+            self.request_token,
+        ]);
+        Digest::of(read.to_string().as_bytes()).hex().to_owned()
+    }
+}

@@ -1,0 +1,227 @@
+//! The validated spec: what everything below works with.
+//!
+//! [`Request::try_new`] is the only way in and lists every fault at once, each with the field it is in and with what to write
+//! instead. It checks all that the API server's rules check: objects may have been stored before a rule existed, and the
+//! command line has no API server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+pub use crate::api::{Attachments, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, Removal, Tls};
+use crate::oci::{Platform, Reference, Registry, RepositoryPath, Tag};
+
+mod build;
+mod content;
+mod key;
+mod pattern;
+mod units;
+
+pub use build::request_token;
+
+/// Whether a fault is a mistake or something that is not built yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FaultKind {
+    /// The value is wrong.
+    Invalid,
+    /// The value is right, but this version cannot do it.
+    Unsupported,
+}
+
+/// One thing that is wrong with a spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Path of the field, such as `spec.mirror.additionalImages[3].name`.
+    pub field: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+    /// Mistake or missing feature.
+    pub kind: FaultKind,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// Everything that is wrong with a spec; at least one fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// The faults, in the order of the fields.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.faults.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            fault.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+impl Invalid {
+    /// True if nothing is wrong but that this version cannot do all of it.
+    pub fn only_unsupported(&self) -> bool {
+        self.faults.iter().all(|fault| fault.kind == FaultKind::Unsupported)
+    }
+}
+
+/// Names an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// Namespace; `default` for a file that names none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID; empty outside a cluster.
+    pub uid: String,
+}
+
+/// One entry of `additionalImages`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdditionalImage {
+    /// The image as written.
+    pub written: String,
+    /// The same without tag and digest: destinations are made from this, not from what runtimes make of it.
+    pub name: String,
+    /// The image as container runtimes read it.
+    pub named: Reference,
+    /// Path in the target instead of the image's own.
+    pub target_repo: Option<RepositoryPath>,
+    /// Tag in the target instead of the image's own.
+    pub target_tag: Option<Tag>,
+    /// Platforms to copy of an index; empty for all.
+    pub platforms: BTreeSet<Platform>,
+}
+
+/// An expression of `blockedImages`.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    /// The expression as written.
+    pub text: String,
+    /// The same, compiled; not anchored.
+    pub regex: regex::Regex,
+}
+
+/// Where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The registry.
+    pub registry: Registry,
+    /// Path below which everything is put.
+    pub prefix: Option<RepositoryPath>,
+    /// Name of the Secret with credentials.
+    pub credentials: Option<String>,
+    /// Name of the `ConfigMap` with certificates, and key in it.
+    pub trust_bundle: Option<(String, String)>,
+    /// How the registry is reached.
+    pub tls: Tls,
+}
+
+/// Pull from other places than images name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// What images name: a registry, or a registry and the beginning of a path.
+    pub source: String,
+    /// Where to pull from instead, in this order; same form.
+    pub mirrors: Vec<String>,
+}
+
+/// Where from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// Name of the Secret with credentials.
+    pub credentials: Option<String>,
+    /// Name of the `ConfigMap` with certificates, and key in it.
+    pub trust_bundle: Option<(String, String)>,
+    /// How single hosts are reached; others with [`Tls::Verify`].
+    pub hosts: BTreeMap<Registry, Tls>,
+    /// Other places to pull from, sorted by source.
+    pub overrides: Vec<Override>,
+}
+
+/// How to copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CopyOptions {
+    /// The most bulk transfers at a time.
+    pub concurrency: Option<NonZeroUsize>,
+    /// The most bytes a second.
+    pub max_bytes_per_second: Option<NonZeroU64>,
+    /// Whether attachments travel along.
+    pub attachments: Attachments,
+}
+
+/// What happens to one kind of mirror set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MirrorSetOutput {
+    /// Whether it is written.
+    pub policy: OutputPolicy,
+    /// Whether nodes may fall back to the source.
+    pub source_policy: MirrorSourcePolicy,
+}
+
+/// What is written to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterOutputs {
+    /// `ImageDigestMirrorSet`.
+    pub idms: MirrorSetOutput,
+    /// `ImageTagMirrorSet`.
+    pub itms: MirrorSetOutput,
+    /// Which changes may be written.
+    pub disruption: Disruption,
+    /// What happens to rules that are not wanted any more.
+    pub removal: Removal,
+    /// What happens to foreign objects with our names.
+    pub conflict_policy: ConflictPolicy,
+}
+
+/// A spec without faults, with defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which object this is.
+    pub identity: Identity,
+    /// Generation of the spec; 0 outside a cluster.
+    pub generation: i64,
+    /// `additionalImages`, in the user's order.
+    pub additional: Vec<AdditionalImage>,
+    /// `blockedImages`, in the user's order.
+    pub blocked: Vec<Pattern>,
+    /// Where to.
+    pub target: Target,
+    /// Where from.
+    pub source: Source,
+    /// Time between syncs; none to sync on change and request only.
+    pub interval: Option<Duration>,
+    /// Do nothing.
+    pub suspend: bool,
+    /// Copy or only plan.
+    pub mode: Mode,
+    /// No progress for this long is reported as stalled.
+    pub progress_deadline: Duration,
+    /// How to copy.
+    pub copy: CopyOptions,
+    /// What is written to the cluster.
+    pub cluster: ClusterOutputs,
+    /// Value of the annotation that asks for a sync.
+    pub request_token: Option<String>,
+    /// What has no effect, in sentences for the user.
+    pub warnings: Vec<String>,
+}
+
+/// Default of `progressDeadline`.
+pub const PROGRESS_DEADLINE: Duration = Duration::from_hours(2);
+/// Least value of `interval` and `progressDeadline`.
+pub const SHORTEST: Duration = Duration::from_mins(5);
+/// Default of the key of a trust bundle: the one OpenShift injects the cluster's bundle into.
+pub const TRUST_BUNDLE_KEY: &str = "ca-bundle.crt";
+
+#[cfg(test)]
+mod tests;

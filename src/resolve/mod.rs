@@ -1,0 +1,220 @@
+//! From a request to the list of what is wanted, without I/O.
+//!
+//! A resolver looks at the documents it has and either asks for more or is done; [`drive`] does the fetching for all of
+//! them. A document that cannot be had is data: the origin that needed it fails, the others go on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::Future;
+
+use futures::StreamExt as _;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Reason};
+use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
+
+pub mod additional;
+
+/// Names a document: a source, and what is to be read from it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DocumentKey {
+    /// The digest that a tag names now.
+    TagDigest(Reference),
+}
+
+/// A fetched document: typed and bounded whatever the size of its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// Answer to [`DocumentKey::TagDigest`].
+    Digest(Digest),
+}
+
+/// What has been fetched so far; a failed key is an entry too.
+pub type Documents = BTreeMap<DocumentKey, Result<Document, Failure>>;
+
+/// Supplies documents.
+pub trait Fetch {
+    /// Fetches one document.
+    fn fetch(&self, key: &DocumentKey) -> impl Future<Output = Result<Document, Failure>> + Send;
+}
+
+/// What a resolver says after looking at the documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step<T> {
+    /// More documents are needed; at least one of them is new.
+    Need(BTreeSet<DocumentKey>),
+    /// The result.
+    Done(T),
+}
+
+/// Runs `step` until it is done, fetching up to `width` documents at a time.
+///
+/// A `step` that asks only for what it has already got is a defect; its keys are then answered with a failure once, and
+/// if that does not end it either, fetched documents stay as they are and the failure is all it ever sees.
+pub async fn drive<T, F: Fetch + Sync>(io: &F, width: usize, mut step: impl FnMut(&Documents) -> Step<T>) -> T {
+    let mut documents = Documents::new();
+    loop {
+        let need = match step(&documents) {
+            Step::Done(value) => return value,
+            Step::Need(keys) => keys,
+        };
+        let new: Vec<_> = need.iter().filter(|key| !documents.contains_key(*key)).cloned().collect();
+        if new.is_empty() {
+            let message = "a resolver asked for the same document twice; please report this defect".to_owned();
+            let failure = Failure { reason: Reason::RegistryError, message, transient: false };
+            documents.extend(need.into_iter().map(|key| (key, Err(failure.clone()))));
+            continue;
+        }
+        let fetched: Vec<_> = futures::stream::iter(new)
+            .map(|key| async move {
+                let document = io.fetch(&key).await;
+                (key, document)
+            })
+            .buffer_unordered(width.max(1))
+            .collect()
+            .await;
+        documents.extend(fetched);
+    }
+}
+
+/// The kind of content that something was asked for as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OriginKind {
+    /// `additionalImages`.
+    Additional,
+}
+
+impl OriginKind {
+    /// The name in status, metrics and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Additional => "additional",
+        }
+    }
+}
+
+/// Where in the request something comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The kind of content.
+    pub kind: OriginKind,
+    /// The entry, in the user's own words: the image as written.
+    pub name: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.name)
+    }
+}
+
+/// Where an item's bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An image in a registry, by digest.
+    Registry {
+        /// The image as the user names it, read as container runtimes read it: tag, digest or both.
+        named: Reference,
+        /// The digest to copy: the one named, or what the tag was resolved to.
+        digest: Digest,
+    },
+}
+
+/// Which path below the target's root an item gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathRule {
+    /// The path of the source as written, without its host.
+    Keep {
+        /// The name as written, without tag and digest.
+        written: String,
+    },
+    /// This path.
+    Replace(RepositoryPath),
+}
+
+/// Which tag an item gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TagRule {
+    /// The source's tag; `sha256-<hex>` if it has none.
+    Keep,
+    /// This tag.
+    Set(Tag),
+}
+
+/// How an item's destination is made. Only `plan::mapping` turns this into a reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationRule {
+    /// The path.
+    pub path: PathRule,
+    /// The tag.
+    pub tag: TagRule,
+}
+
+/// Names an item within one `Wanted`: its index in `items`.
+pub type ItemKey = usize;
+
+/// One thing that is to be in the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Who asked for it.
+    pub origin: Origin,
+    /// Where it comes from.
+    pub source: Source,
+    /// Where it goes.
+    pub destination: DestinationRule,
+    /// The platforms to copy of an index; empty for all.
+    pub platforms: BTreeSet<Platform>,
+    /// The items that must be complete before this one's tag appears.
+    pub after: BTreeSet<ItemKey>,
+}
+
+/// Everything a request wants, as far as it could be found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The items.
+    pub items: Vec<Item>,
+    /// The origins that could not be resolved, and why.
+    pub failures: Vec<(Origin, Failure)>,
+}
+
+impl Wanted {
+    /// True if every origin was resolved. Nothing is removed anywhere unless this holds.
+    pub fn complete(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Takes in what another resolver found; its `after` keys are moved along.
+    pub fn extend(&mut self, other: Self) {
+        let offset = self.items.len();
+        self.items.extend(other.items.into_iter().map(|mut item| {
+            item.after = item.after.into_iter().map(|key| key + offset).collect();
+            item
+        }));
+        self.failures.extend(other.failures);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Fetch for Nothing {
+        async fn fetch(&self, _: &DocumentKey) -> Result<Document, Failure> {
+            Ok(Document::Digest(Digest::of(b"")))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_asks_twice_gets_a_failure_instead_of_a_loop() {
+        let key = DocumentKey::TagDigest("quay.io/a:1".parse().unwrap());
+        let result = drive(&Nothing, 1, |documents| match documents.get(&key) {
+            Some(Err(failure)) => Step::Done(failure.reason),
+            _ => Step::Need(BTreeSet::from([key.clone()])),
+        })
+        .await;
+        assert_eq!(result, Reason::RegistryError);
+    }
+}

@@ -1,0 +1,355 @@
+//! What is remembered, kept in the target registry itself: no volume, no database.
+//!
+//! Each object has two OCI artifacts in `<prefix>/imageset-mirror/state`: an append-only **ledger** of everything that was
+//! ever completed (nothing in a registry is ever deleted that a ledger does not name), and its last **plan**. Both are JSON
+//! lines in layers of at most 256 KiB, so that neither is ever moved in one piece. The plan is a cache: losing it costs one
+//! look at each image. Losing the ledger means that content is never pruned.
+
+mod artifact;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use crate::failure::{Failure, Reason};
+use crate::oci::{Descriptor, Digest, NameError, Registry, Repository, RepositoryPath, Tag};
+use crate::plan::{Plan, PlanItem};
+use crate::registry::Client;
+
+use artifact::Artifact;
+
+/// Media type of the ledger artifact and its layers.
+const LEDGER_TYPE: &str = "application/vnd.imageset-mirror.ledger.v1+json";
+/// Media type of the plan artifact and its layers.
+const PLAN_TYPE: &str = "application/vnd.imageset-mirror.plan.v1+json";
+/// The ledger is rewritten into few layers when appending has made this many more than it needs.
+const COMPACT_ABOVE: usize = 64;
+
+/// Where one object's state is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    repository: Repository,
+    ledger: Tag,
+    plan: Tag,
+}
+
+impl Place {
+    /// The state of `namespace/name` of the cluster `cluster` below the target's root.
+    ///
+    /// # Errors
+    /// The prefix is so long that the path is not valid.
+    pub fn new(
+        registry: &Registry,
+        prefix: Option<&RepositoryPath>,
+        cluster: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Self, NameError> {
+        let path = match prefix {
+            Some(prefix) => format!("{prefix}/imageset-mirror/state"),
+            None => "imageset-mirror/state".to_owned(),
+        };
+        let hash = Digest::of(format!("{cluster}/{namespace}/{name}").as_bytes());
+        let short = hash.hex().get(..16).unwrap_or_default();
+        Ok(Self {
+            repository: Repository::new(registry.clone(), path.parse()?),
+            ledger: format!("{short}-ledger").parse()?,
+            plan: format!("{short}-plan").parse()?,
+        })
+    }
+
+    /// The repository with the artifacts.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+}
+
+/// One completed destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// `host/path:tag` in the target.
+    pub destination: String,
+    /// The digest that was completed there.
+    pub digest: Digest,
+    /// When it was completed first, RFC 3339 in UTC, whole seconds.
+    pub first_pushed: String,
+    /// SHA-256 of how it was copied: platforms and attachments. Another way is looked at again.
+    pub manner: Digest,
+}
+
+/// What one object has completed.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    entries: BTreeMap<(String, Digest), Entry>,
+    /// The layers that hold them in the registry.
+    layers: Vec<Descriptor>,
+    /// Entries that are not in the registry yet.
+    new: Vec<Entry>,
+    /// Lines of a later version, kept as they are.
+    unknown: Vec<String>,
+}
+
+/// How an item is copied, as a digest: a change means that it has to be looked at again.
+fn manner(item: &PlanItem, attachments: bool) -> Digest {
+    let mut hash = sha2::Sha256::new();
+    for platform in &item.platforms {
+        hash.update(platform.as_bytes());
+        hash.update(b"\n");
+    }
+    hash.update(if attachments { b"attachments" } else { b"no" as &[u8] });
+    Digest::of(&hash.finalize())
+}
+
+impl Ledger {
+    /// Reads the ledger; an empty one if there is none, or if what is there cannot be read as one.
+    ///
+    /// # Errors
+    /// The registry cannot be asked.
+    pub async fn load(client: &Client, place: &Place) -> Result<Self, Failure> {
+        let Some(artifact) = Artifact::load(client, &place.repository, &place.ledger, LEDGER_TYPE).await? else {
+            return Ok(Self::default());
+        };
+        let mut ledger = Self::default();
+        let mut whole = true;
+        for layer in &artifact.layers {
+            let Some(bytes) = artifact::read_layer(client, &place.repository, layer).await? else {
+                tracing::warn!(repository = %place.repository, digest = %layer.digest, "a layer of the ledger is lost");
+                whole = false;
+                continue;
+            };
+            for line in artifact::lines::<Entry>(&bytes) {
+                match line {
+                    Ok(entry) => {
+                        ledger.entries.insert((entry.destination.clone(), entry.digest.clone()), entry);
+                    }
+                    Err(unknown) => ledger.unknown.push(unknown),
+                }
+            }
+        }
+        if whole {
+            ledger.layers = artifact.layers;
+        } else {
+            // The registry would not take a manifest that names a lost layer: what is left is written anew.
+            ledger.new = ledger.entries.values().cloned().collect();
+        }
+        Ok(ledger)
+    }
+
+    /// True if `item` was completed by an earlier sync in the same manner.
+    pub fn has(&self, item: &PlanItem, attachments: bool) -> bool {
+        self.entries
+            .get(&(item.destination.to_string(), item.digest.clone()))
+            .is_some_and(|entry| entry.manner == manner(item, attachments))
+    }
+
+    /// Notes that `item` is complete.
+    pub fn add(&mut self, item: &PlanItem, attachments: bool, now: &str) {
+        if self.has(item, attachments) {
+            return;
+        }
+        let key = (item.destination.to_string(), item.digest.clone());
+        let first_pushed = self.entries.get(&key).map_or_else(|| now.to_owned(), |entry| entry.first_pushed.clone());
+        let entry = Entry {
+            destination: key.0.clone(),
+            digest: key.1.clone(),
+            first_pushed,
+            manner: manner(item, attachments),
+        };
+        self.entries.insert(key, entry.clone());
+        self.new.push(entry);
+    }
+
+    /// Number of completed destinations.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True if nothing was ever completed.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Writes what is new; no request if nothing is.
+    ///
+    /// # Errors
+    /// The registry does not take it. What is new stays new.
+    pub async fn save(&mut self, client: &Client, place: &Place) -> Result<(), Failure> {
+        if self.new.is_empty() {
+            return Ok(());
+        }
+        let full = self.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size)) / artifact::MAX_LAYER;
+        let small = self.layers.len().saturating_sub(usize::try_from(full).unwrap_or(usize::MAX));
+        if self.layers.is_empty() || small > COMPACT_ABOVE {
+            return self.rewrite(client, place).await;
+        }
+        let mut layers = self.layers.clone();
+        let lines = self.new.iter().map(serde_json::to_string);
+        layers.extend(artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?);
+        let written =
+            Artifact { layers: layers.clone() }.store(client, &place.repository, &place.ledger, LEDGER_TYPE).await;
+        match written {
+            Ok(()) => {
+                self.layers = layers;
+                self.new.clear();
+                Ok(())
+            }
+            // Somebody emptied the repository: the layers it should have are gone.
+            Err(_) => self.rewrite(client, place).await,
+        }
+    }
+
+    async fn rewrite(&mut self, client: &Client, place: &Place) -> Result<(), Failure> {
+        let lines = self.entries.values().map(serde_json::to_string).chain(self.unknown.iter().cloned().map(Ok));
+        let layers = artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?;
+        Artifact { layers: layers.clone() }.store(client, &place.repository, &place.ledger, LEDGER_TYPE).await?;
+        self.layers = layers;
+        self.new.clear();
+        Ok(())
+    }
+}
+
+/// One line of a plan artifact; the first has the head, the others one entry each, so that no line is long.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum PlanLine {
+    Head(Box<Plan>),
+    Item(Box<PlanItem>),
+    /// More entries of the head's other lists.
+    More(Box<Plan>),
+}
+
+/// Reads the last plan, if there is one that this build can read.
+///
+/// # Errors
+/// The registry cannot be asked.
+pub async fn load_plan(client: &Client, place: &Place) -> Result<Option<Plan>, Failure> {
+    let Some(artifact) = Artifact::load(client, &place.repository, &place.plan, PLAN_TYPE).await? else {
+        return Ok(None);
+    };
+    let mut plan: Option<Plan> = None;
+    for layer in &artifact.layers {
+        let Some(bytes) = artifact::read_layer(client, &place.repository, layer).await? else { return Ok(None) };
+        for line in artifact::lines::<PlanLine>(&bytes) {
+            match (line, &mut plan) {
+                (Ok(PlanLine::Head(head)), slot) => *slot = Some(*head),
+                (Ok(PlanLine::Item(item)), Some(plan)) => plan.items.push(*item),
+                (Ok(PlanLine::More(more)), Some(plan)) => {
+                    plan.blocked.extend(more.blocked);
+                    plan.failures.extend(more.failures);
+                }
+                // Half a plan would look as if the other half had been removed.
+                (_, None) | (Err(_), _) => return Ok(None),
+            }
+        }
+    }
+    Ok(plan.filter(|plan| plan.version == Plan::VERSION))
+}
+
+/// Keeps `plan` as the last one.
+///
+/// # Errors
+/// The registry does not take it.
+pub async fn save_plan(client: &Client, place: &Place, plan: &Plan) -> Result<(), Failure> {
+    let part = || Plan {
+        version: plan.version,
+        target: plan.target.clone(),
+        items: Vec::new(),
+        blocked: Vec::new(),
+        failures: Vec::new(),
+    };
+    let items = plan.items.iter().map(|item| PlanLine::Item(Box::new(item.clone())));
+    let blocked = plan.blocked.iter().map(|one| Plan { blocked: vec![one.clone()], ..part() });
+    let failed = plan.failures.iter().map(|one| Plan { failures: vec![one.clone()], ..part() });
+    let more = blocked.chain(failed).map(|more| PlanLine::More(Box::new(more)));
+    let lines = std::iter::once(PlanLine::Head(Box::new(part()))).chain(items).chain(more);
+    let lines = lines.map(|line| serde_json::to_string(&line));
+    let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, lines).await?;
+    Artifact { layers }.store(client, &place.repository, &place.plan, PLAN_TYPE).await
+}
+
+/// The ledger of one object, read once per process and shared by its syncs.
+#[derive(Clone, Default)]
+pub struct Memory {
+    inner: Arc<Mutex<Option<Remembered>>>,
+}
+
+#[derive(Clone)]
+struct Remembered {
+    place: String,
+    ledger: Ledger,
+    plan: Option<Arc<Plan>>,
+}
+
+impl Memory {
+    /// What is remembered of `place`, read from the registry the first time.
+    ///
+    /// # Errors
+    /// The registry cannot be asked.
+    pub async fn get(&self, client: &Client, place: &Place) -> Result<(Ledger, Option<Arc<Plan>>), Failure> {
+        let key = format!("{}:{}", place.repository, place.ledger);
+        let kept = self.lock().clone().filter(|kept| kept.place == key);
+        if let Some(kept) = kept {
+            return Ok((kept.ledger, kept.plan));
+        }
+        let ledger = Ledger::load(client, place).await?;
+        let plan = load_plan(client, place).await?.map(Arc::new);
+        *self.lock() = Some(Remembered { place: key, ledger: ledger.clone(), plan: plan.clone() });
+        Ok((ledger, plan))
+    }
+
+    /// Replaces what is remembered.
+    pub fn put(&self, place: &Place, ledger: Ledger, plan: Option<Arc<Plan>>) {
+        let key = format!("{}:{}", place.repository, place.ledger);
+        *self.lock() = Some(Remembered { place: key, ledger, plan });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Remembered>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A failure about our own documents in the target.
+fn broken(place: &Repository, what: &str) -> Failure {
+    Failure { reason: Reason::RegistryError, message: format!("`{place}`: {what}"), transient: true }
+}
+
+/// Cuts lines into layers.
+fn chunks(lines: impl Iterator<Item = String>, max: usize) -> Vec<Bytes> {
+    let mut layers = Vec::new();
+    let mut layer = String::new();
+    for line in lines {
+        if !layer.is_empty() && layer.len() + line.len() + 1 > max {
+            layers.push(Bytes::from(std::mem::take(&mut layer)));
+        }
+        layer.push_str(&line);
+        layer.push('\n');
+    }
+    if !layer.is_empty() {
+        layers.push(Bytes::from(layer));
+    }
+    layers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_into_layers_without_being_torn() {
+        let layers = chunks(["aaaa", "bbbb", "cc"].into_iter().map(str::to_owned), 10);
+        assert_eq!(layers, ["aaaa\nbbbb\n", "cc\n"]);
+        assert!(chunks(std::iter::empty(), 10).is_empty());
+    }
+
+    #[test]
+    fn two_clusters_keep_their_state_apart() {
+        let registry: Registry = "mirror.test:5000".parse().unwrap();
+        let place = |cluster| Place::new(&registry, None, cluster, "ns", "name").unwrap();
+        assert_ne!(place("a").ledger, place("b").ledger);
+        assert_eq!(place("a").repository.to_string(), "mirror.test:5000/imageset-mirror/state");
+    }
+}

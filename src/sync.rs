@@ -1,0 +1,224 @@
+//! One sync: request → resolve → plan → copy → report. Knows no Kubernetes; the controller and the command line both run it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey};
+use crate::failure::{Failure, Reason};
+use crate::fetch::Source;
+use crate::oci::{Digest, Reference};
+use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot};
+use crate::registry::{self, Client, Prefix, Side, Throttle};
+use crate::request::{Request, Tls};
+use crate::resolve::{Wanted, additional, drive};
+use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
+
+/// Documents fetched at the same time while resolving.
+const DOCUMENTS_AT_ONCE: usize = 16;
+/// The id of the one target that objects have.
+const TARGET: &str = "default";
+
+/// Both sides of a sync, each with its own credentials and trust.
+#[derive(Clone)]
+pub struct Sides {
+    /// Where images come from.
+    pub source: Arc<Client>,
+    /// Where they go.
+    pub target: Arc<Client>,
+}
+
+/// What a request means right now.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Everything wanted, and what could not be found out.
+    pub wanted: Wanted,
+    /// The same, mapped and ordered.
+    pub plan: Arc<Plan>,
+}
+
+/// How a host is reached, for a registry client.
+pub fn tls(mode: Tls) -> registry::Tls {
+    match mode {
+        Tls::Verify => registry::Tls::Verify,
+        Tls::SkipVerify => registry::Tls::SkipVerify,
+        Tls::Plain => registry::Tls::Plain,
+    }
+}
+
+/// How the request wants one side to be talked to; credentials and certificates are the caller's to fill in.
+pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
+    let mut settings = registry::Settings::new(side);
+    match side {
+        Side::Source => {
+            settings.tls = request.source.hosts.iter().map(|(host, mode)| (host.clone(), tls(*mode))).collect();
+            // `Request` has checked that each of these is a place in a registry.
+            let prefix = |text: &String| text.parse::<Prefix>().ok();
+            settings.overrides = request
+                .source
+                .overrides
+                .iter()
+                .filter_map(|rule| {
+                    let mirrors = rule.mirrors.iter().filter_map(prefix).collect();
+                    Some(registry::Override { source: prefix(&rule.source)?, mirrors })
+                })
+                .collect();
+            let images = request.additional.iter().map(|image| image.named.repository().registry().clone());
+            let mirrors =
+                settings.overrides.iter().flat_map(|rule| &rule.mirrors).map(|mirror| mirror.registry().clone());
+            settings.allowed = images.chain(mirrors).collect();
+        }
+        Side::Target => {
+            settings.tls.insert(request.target.registry.clone(), tls(request.target.tls));
+        }
+    }
+    settings
+}
+
+/// Finds out what `request` means now: every tag once, to a digest.
+///
+/// # Errors
+/// Entries of the request that contradict each other; nothing was copied. What could not be resolved is no error but a
+/// failure of its origin in the result.
+pub async fn resolve(request: &Request, source: &Arc<Client>) -> Result<Resolved, PlanError> {
+    let io = Source::new(Arc::clone(source));
+    let wanted = drive(&io, DOCUMENTS_AT_ONCE, |documents| additional::step(&request.additional, documents)).await;
+    let root = TargetRoot { registry: request.target.registry.clone(), prefix: request.target.prefix.clone() };
+    let plan = Plan::new(&wanted, &root, &request.blocked, TargetId(TARGET.to_owned()))?;
+    Ok(Resolved { wanted, plan: Arc::new(plan) })
+}
+
+/// How a copy is done and where its memory is.
+pub struct Copy<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// Both registries.
+    pub sides: &'a Sides,
+    /// Limits of the whole process on bytes per second.
+    pub throttle: Option<Arc<Throttle>>,
+    /// Where this object's state is in the target.
+    pub place: &'a Place,
+    /// What is remembered of it in this process.
+    pub memory: &'a Memory,
+    /// The time that newly completed images are noted with: RFC 3339, UTC, whole seconds.
+    pub now: &'a (dyn Fn() -> String + Sync),
+}
+
+/// What a copy did.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// Per image.
+    pub report: Report,
+    /// Images that the plan before did not have.
+    pub added: usize,
+    /// Images that only the plan before had.
+    pub removed: usize,
+    /// Why the object's state could not be kept in the target, if so. Content is not affected.
+    pub state_failure: Option<Failure>,
+}
+
+/// What is remembered, as the engine wants to know it.
+struct Past<'a> {
+    ledger: &'a Ledger,
+    /// What the last complete plan left at each destination.
+    last: BTreeSet<(&'a Reference, &'a Digest)>,
+}
+
+impl<'a> Past<'a> {
+    fn new(ledger: &'a Ledger, previous: Option<&'a Plan>) -> Self {
+        let last = previous.into_iter().flat_map(|plan| &plan.items).map(|item| (&item.destination, &item.digest));
+        Self { ledger, last: last.collect() }
+    }
+}
+
+impl Known for Past<'_> {
+    fn completed(&self, item: &PlanItem, attachments: Attachments) -> bool {
+        self.ledger.has(item, attachments == Attachments::Copy)
+    }
+
+    fn left_there(&self, item: &PlanItem) -> bool {
+        self.last.contains(&(&item.destination, &item.digest))
+    }
+}
+
+impl Copy<'_> {
+    /// The engine for this request.
+    fn engine(&self) -> Engine {
+        let default = Settings::default();
+        let settings = Settings {
+            concurrency: self.request.copy.concurrency.unwrap_or(default.concurrency),
+            attachments: attachments(self.request),
+        };
+        let own = self.request.copy.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
+        let throttles = own.into_iter().chain(self.throttle.clone()).collect();
+        Engine::new(Arc::clone(&self.sides.source), Arc::clone(&self.sides.target), settings, throttles)
+    }
+
+    /// Brings the plan to the target and keeps ledger and plan there.
+    ///
+    /// # Errors
+    /// The target cannot be asked for the object's state; nothing was copied.
+    pub async fn run(&self, plan: &Arc<Plan>, observe: &dyn Observe, stop: &Stop) -> Result<Copied, Failure> {
+        let target = &self.sides.target;
+        let remembered = stop.abort.run_until_cancelled(self.memory.get(target, self.place)).await;
+        let (mut ledger, previous) = remembered.unwrap_or_else(|| Err(stopped()))?;
+        let report = self.engine().run(plan, &Past::new(&ledger, previous.as_deref()), observe, stop).await;
+        let attachments = attachments(self.request) == Attachments::Copy;
+        let now = (self.now)();
+        for (item, outcome) in plan.items.iter().zip(&report.items) {
+            if outcome.complete() {
+                ledger.add(item, attachments, &now);
+            }
+        }
+        let (added, removed) = previous.as_deref().map_or((plan.items.len(), 0), |previous| changes(plan, previous));
+        let changed = previous.as_deref().is_none_or(|previous| previous.digest() != plan.digest());
+        let saving = async {
+            // Whoever is in charge by now has written what we would overwrite.
+            if !observe.may_commit() {
+                return Err(stopped());
+            }
+            ledger.save(target, self.place).await?;
+            if changed && report.complete() {
+                save_plan(target, self.place, plan).await?;
+            }
+            Ok(())
+        };
+        let state_failure = stop.abort.run_until_cancelled(saving).await.unwrap_or_else(|| Err(stopped())).err();
+        let kept = if report.complete() && state_failure.is_none() { Some(Arc::clone(plan)) } else { previous };
+        self.memory.put(self.place, ledger, kept);
+        Ok(Copied { report, added, removed, state_failure })
+    }
+
+    /// Looks what the plan would do; writes nothing anywhere.
+    ///
+    /// # Errors
+    /// The target cannot be asked for the last plan, or it was stopped.
+    pub async fn survey(&self, plan: &Plan, stop: &Stop) -> Result<(Survey, usize, usize), Failure> {
+        // Boxed, because it is large and goes through several hands.
+        let surveying = Box::pin(async {
+            let previous = load_plan(&self.sides.target, self.place).await?;
+            let (added, removed) = previous.map_or((plan.items.len(), 0), |previous| changes(plan, &previous));
+            Ok((self.engine().survey(plan).await, added, removed))
+        });
+        // Nothing is half done when this ends early, so the end of the process need not wait for it either.
+        let ended = stop.abort.run_until_cancelled(stop.drain.run_until_cancelled(surveying)).await;
+        ended.flatten().unwrap_or_else(|| Err(stopped()))
+    }
+}
+
+/// What became of something that was told to stop.
+fn stopped() -> Failure {
+    Failure { reason: Reason::Cancelled, message: "stopped before it was done".to_owned(), transient: true }
+}
+
+/// How many images `plan` adds to the one before, and how many it leaves out.
+fn changes(plan: &Plan, previous: &Plan) -> (usize, usize) {
+    let previous: Vec<_> = previous.items.iter().map(|item| (item.destination.clone(), item.digest.clone())).collect();
+    (plan.added(&previous).len(), plan.removed(&previous).len())
+}
+
+fn attachments(request: &Request) -> Attachments {
+    match request.copy.attachments {
+        crate::request::Attachments::Copy => Attachments::Copy,
+        crate::request::Attachments::Skip => Attachments::Skip,
+    }
+}

@@ -1,0 +1,161 @@
+//! The ledger and the last plan, kept in the target.
+
+use imageset_mirror::failure::Failure;
+use imageset_mirror::plan::Blocked;
+use imageset_mirror::state::{Ledger, Memory, Place, load_plan, save_plan};
+
+use super::*;
+
+const NOW: &str = "2026-01-02T03:04:05Z";
+const STATE: &str = "imageset-mirror/state";
+
+struct Kept {
+    world: World,
+    client: Arc<Client>,
+    place: Place,
+}
+
+async fn kept(items: usize) -> Kept {
+    let mut world = World::new().await;
+    for number in 0..items {
+        let digest = Digest::of(&number.to_be_bytes());
+        world.wants("a/b", &digest, &format!("m/a:{number}"));
+    }
+    let client = client(Side::Target, &world.target);
+    let place = Place::new(&world.target.registry(), None, "cluster", "ns", "name").unwrap();
+    Kept { world, client, place }
+}
+
+/// The layers of the ledger's manifest.
+fn layers(kept: &Kept) -> Vec<Digest> {
+    let (_, tag) = kept.world.target.tags().into_iter().find(|(_, tag)| tag.ends_with("-ledger")).unwrap();
+    let manifest = kept.world.target.manifest(STATE, &tag).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let layers = manifest["layers"].as_array().unwrap();
+    layers.iter().map(|layer| layer["digest"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn what_was_completed_is_known_to_the_next_process() {
+    let kept = kept(3).await;
+    let mut ledger = Ledger::load(&kept.client, &kept.place).await.unwrap();
+    assert!(ledger.is_empty());
+    for item in &kept.world.items[..2] {
+        ledger.add(item, true, NOW);
+    }
+    ledger.save(&kept.client, &kept.place).await.unwrap();
+    let again = Ledger::load(&kept.client, &kept.place).await.unwrap();
+    assert!(again.has(&kept.world.items[0], true) && again.has(&kept.world.items[1], true));
+    assert!(!again.has(&kept.world.items[0], false), "another manner is looked at again");
+    assert!(!again.has(&kept.world.items[2], true));
+}
+
+#[tokio::test]
+async fn appending_moves_only_what_is_new_and_nothing_new_costs_nothing() {
+    let kept = kept(2).await;
+    let mut ledger = Ledger::default();
+    for item in &kept.world.items {
+        ledger.add(item, true, NOW);
+        ledger.save(&kept.client, &kept.place).await.unwrap();
+    }
+    assert_eq!(layers(&kept).len(), 2);
+    kept.world.target.clear();
+    ledger.add(&kept.world.items[0], true, "2027-01-01T00:00:00Z");
+    ledger.save(&kept.client, &kept.place).await.unwrap();
+    assert!(kept.world.target.seen().is_empty());
+    assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn many_small_layers_become_few_and_lose_nothing() {
+    let kept = kept(80).await;
+    let mut ledger = Ledger::default();
+    for item in &kept.world.items {
+        ledger.add(item, true, NOW);
+        ledger.save(&kept.client, &kept.place).await.unwrap();
+    }
+    assert!(layers(&kept).len() < 40);
+    assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 80);
+}
+
+#[tokio::test]
+async fn a_lost_layer_loses_only_what_was_in_it() {
+    let kept = kept(4).await;
+    let mut ledger = Ledger::default();
+    for item in &kept.world.items[..3] {
+        ledger.add(item, true, NOW);
+        ledger.save(&kept.client, &kept.place).await.unwrap();
+    }
+    kept.world.target.lose_blob(STATE, &layers(&kept)[0]);
+    let mut again = Ledger::load(&kept.client, &kept.place).await.unwrap();
+    assert_eq!(again.len(), 2);
+    again.add(&kept.world.items[3], true, NOW);
+    again.save(&kept.client, &kept.place).await.unwrap();
+    assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 3);
+    assert_eq!(kept.world.target.torn(), Vec::<String>::new());
+    // Whoever still remembers all writes all.
+    kept.world.target.lose_blob(STATE, &layers(&kept)[0]);
+    ledger.add(&kept.world.items[3], true, NOW);
+    ledger.save(&kept.client, &kept.place).await.unwrap();
+    assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn something_else_under_the_tags_of_the_state_counts_as_none() {
+    let kept = kept(1).await;
+    let mut ledger = Ledger::default();
+    ledger.add(&kept.world.items[0], true, NOW);
+    ledger.save(&kept.client, &kept.place).await.unwrap();
+    save_plan(&kept.client, &kept.place, &kept.world.plan()).await.unwrap();
+    for (_, tag) in kept.world.target.tags() {
+        kept.world.target.put_manifest(STATE, &tag, media_type::OCI_INDEX, r#"{"manifests":[]}"#);
+    }
+    assert!(Ledger::load(&kept.client, &kept.place).await.unwrap().is_empty());
+    assert_eq!(load_plan(&kept.client, &kept.place).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_plan_is_read_back_as_it_was_whatever_its_size() {
+    let kept = kept(3000).await;
+    let mut plan = kept.world.plan();
+    let asked = plan.items[0].asked[0].clone();
+    let failure = Failure { reason: Reason::SourceNotFound, message: "no".repeat(200), transient: false };
+    let blocked = |number: usize| Blocked { asked: asked.clone(), pattern: format!("{}{number}", "x".repeat(300)) };
+    plan.blocked = (0..1500).map(blocked).collect();
+    let origin = |number: usize| Origin { kind: OriginKind::Additional, name: format!("{number}") };
+    plan.failures = (0..1500).map(|number| (origin(number), failure.clone())).collect();
+    plan.items[7].after = vec![1, 2];
+    plan.items[8].platforms = ["linux/amd64".to_owned()].into();
+    save_plan(&kept.client, &kept.place, &plan).await.unwrap();
+    assert!(load_plan(&kept.client, &kept.place).await.unwrap() == Some(plan));
+    let blobs = kept.world.target.blobs();
+    let length = |blob: &String| kept.world.target.blob(STATE, &blob.parse().unwrap()).unwrap().len();
+    let longest = blobs.iter().map(length).max().unwrap();
+    assert!(longest <= 256 << 10, "{longest}");
+}
+
+#[tokio::test]
+async fn a_plan_that_has_lost_a_layer_is_none() {
+    let kept = kept(1).await;
+    assert_eq!(load_plan(&kept.client, &kept.place).await.unwrap(), None);
+    save_plan(&kept.client, &kept.place, &kept.world.plan()).await.unwrap();
+    let empty = Digest::of(b"{}").to_string();
+    for blob in kept.world.target.blobs().into_iter().filter(|blob| *blob != empty) {
+        kept.world.target.lose_blob(STATE, &blob.parse().unwrap());
+    }
+    assert_eq!(load_plan(&kept.client, &kept.place).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn state_is_read_once_per_process() {
+    let kept = kept(1).await;
+    let memory = Memory::default();
+    let (mut ledger, plan) = memory.get(&kept.client, &kept.place).await.unwrap();
+    assert!(plan.is_none());
+    ledger.add(&kept.world.items[0], true, NOW);
+    memory.put(&kept.place, ledger, Some(Arc::new(kept.world.plan())));
+    kept.world.target.clear();
+    let (ledger, plan) = memory.get(&kept.client, &kept.place).await.unwrap();
+    assert_eq!((ledger.len(), plan.is_some()), (1, true));
+    assert!(kept.world.target.seen().is_empty());
+}

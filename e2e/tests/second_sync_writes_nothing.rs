@@ -9,7 +9,8 @@ use e2e::operator::Operator;
 use e2e::registry::{LoggedRequest, Options};
 use e2e::wait::{LONG, SHORT, condition, eventually, has_condition, until, until_ready};
 use e2e::world::{Setup, World};
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 const NAME: &str = "unchanged";
@@ -53,6 +54,15 @@ impl Synced {
         world.apply(&object).await.expect("the object is taken");
         let mirrors = world.mirrors(world.namespace()).await.expect("a client");
         until_ready(&mirrors, NAME, LONG).await.expect("it becomes Ready");
+        // Events are written after the status that they tell of; the last ones are about the two mirror sets.
+        let events: Api<Event> = Api::namespaced(world.cluster.client().await.expect("a client"), world.namespace());
+        eventually(LONG, "the events of the first sync", || async {
+            let events = events.list(&ListParams::default()).await?.items;
+            let applied = events.iter().filter(|event| event.reason.as_deref() == Some("ResourceApplied")).count();
+            Ok((applied == 2).then_some(()))
+        })
+        .await
+        .expect("the events of the first sync are there");
         Self { world, operator, mirrors, by_digest }
     }
 
@@ -152,9 +162,14 @@ async fn a_second_sync_asks_once_for_each_image_and_tag_and_writes_nothing() {
     assert_eq!(counted(&asked), Synced::at_source());
 
     // In the status that it started and that it ended, and one event that says that somebody asked.
-    let written = writes(world.operator_requests_since(audit).expect("the audit log"));
-    let (events, others): (Vec<_>, Vec<_>) =
-        written.into_iter().partition(|write| write.starts_with("create events/ unchanged."));
+    let is_event = |write: &String| write.starts_with("create events/ unchanged.");
+    let written = eventually(LONG, "the event that says so", || async {
+        let written = writes(world.operator_requests_since(audit)?);
+        Ok(written.iter().any(is_event).then_some(written))
+    })
+    .await
+    .expect("the audit log");
+    let (events, others): (Vec<_>, Vec<_>) = written.into_iter().partition(is_event);
     assert!(others.len() <= 2, "{others:#?}");
     assert!(others.iter().all(|write| *write == format!("patch imagesetmirrors/status {NAME}")), "{others:#?}");
     assert_eq!(events.len(), 1, "SyncRequested: {events:#?}");

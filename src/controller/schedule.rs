@@ -2,7 +2,7 @@
 //! what is shown as `status.sync.nextTime` is what happens.
 //!
 //! The rules: a new or changed object syncs at once; so does one whose request annotation has a new value, but not more often
-//! than once a minute; a failed sync is tried again after 5 s to 5 min; a complete one after `spec.interval`, counted from the
+//! than every 10 s; a failed sync is tried again after 5 s to 5 min; a complete one after `spec.interval`, counted from the
 //! start of the last complete sync, which is when the sources were looked at. An object that has synced its key and is not
 //! due gets no job, also after a restart of the operator.
 
@@ -24,11 +24,11 @@ const PERMANENT_BACKOFF: Duration = Duration::from_mins(10);
 /// A registry that asks for more patience than this is asked again all the same.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// Least time between the starts of two syncs that are asked for by annotation, or that an interval asks for.
-const LEAST_GAP: Duration = Duration::from_mins(1);
+const LEAST_GAP: Duration = Duration::from_secs(10);
 /// Wall-clock times are looked at again at least this often, since timers follow another clock.
 const LONGEST_SLEEP: Duration = Duration::from_mins(5);
 /// When to look again for something missing that nothing announces.
-const WAITING_RECHECK: Duration = Duration::from_secs(30);
+const WAITING_RECHECK: Duration = Duration::from_secs(10);
 
 /// The job of an object in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,13 +325,13 @@ mod tests {
             ("another interval", Some(synced()), Seen { generation: 2, ..seen() }, Job::None, 20, wait(due)),
             ("changed", Some(synced()), changed(), Job::None, 20, start(Why::Changed)),
             ("changed while failing", Some(failed(3, 99)), changed(), Job::None, 20, start(Why::Changed)),
-            ("asked for too early", Some(synced()), requested(), Job::None, 20, wait(60)),
-            ("asked for", Some(synced()), requested(), Job::None, 60, start(Why::Requested)),
-            ("asked for while failing", Some(failed(3, 99)), requested(), Job::None, 60, start(Why::Requested)),
+            ("asked for too early", Some(synced()), requested(), Job::None, 9, wait(10)),
+            ("asked for", Some(synced()), requested(), Job::None, 10, start(Why::Requested)),
+            ("asked for while failing", Some(failed(3, 99)), requested(), Job::None, 10, start(Why::Requested)),
             ("failed", Some(failed(1, 15)), seen(), Job::None, 14, wait(15)),
             ("failed and due", Some(failed(1, 15)), seen(), Job::None, 15, start(Why::Retry)),
-            ("something is missing", Some(unsettled()), seen(), waiting, 20, wait(45)),
-            ("something may be there", Some(unsettled()), seen(), waiting, 45, start(Why::Resume)),
+            ("something is missing", Some(unsettled()), seen(), waiting, 20, wait(25)),
+            ("something may be there", Some(unsettled()), seen(), waiting, 25, start(Why::Resume)),
             ("missing, and changed", Some(unsettled()), changed(), waiting, 20, start(Why::Changed)),
             ("missing, and due", Some(synced()), seen(), waiting, due, start(Why::Interval)),
             ("ended in the middle", Some(unsettled()), seen(), Job::None, 20, start(Why::Resume)),
@@ -358,7 +358,7 @@ mod tests {
         let mut sync = synced().sync.unwrap();
         sync.last_attempt_time = Some(Time(t(2 * HOUR)));
         sync.last_success_time = Some(Time(t(2 * HOUR)));
-        assert_eq!(after_success(&sync, Some(Duration::from_hours(1)), "uid"), Some(t(2 * HOUR + 60)));
+        assert_eq!(after_success(&sync, Some(Duration::from_hours(1)), "uid"), Some(t(2 * HOUR + 10)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! stands below all others, beside `oci`, because the registry client, the resolvers and the engine must agree on the list.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,21 @@ pub struct Failure {
     pub message: String,
     /// True if the same request may succeed later without anybody changing the object.
     pub transient: bool,
+    /// How long the registry asked to be left alone. For the process that was told, so it is in no report and no status.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// One that a person has to mend.
+    pub fn permanent(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), transient: false, retry_after: None }
+    }
+
+    /// One that may mend itself.
+    pub fn transient(reason: Reason, message: impl Into<String>) -> Self {
+        Self { transient: true, ..Self::permanent(reason, message) }
+    }
 }
 
 impl fmt::Display for Failure {

@@ -24,17 +24,13 @@ impl Fetch for Source {
             DocumentKey::TagDigest(reference) => {
                 let Some(tag) = reference.tag() else {
                     let message = format!("`{reference}` has no tag to resolve; please report this defect");
-                    return Err(Failure { reason: Reason::ManifestInvalid, message, transient: false });
+                    return Err(Failure::permanent(Reason::ManifestInvalid, message));
                 };
                 let digest = self.client.resolve(reference.repository(), tag).await.map_err(|error| error.failure())?;
-                digest.map(Document::Digest).ok_or_else(|| Failure {
-                    reason: Reason::SourceNotFound,
-                    message: format!(
+                digest.map(Document::Digest).ok_or_else(|| Failure::permanent(Reason::SourceNotFound, format!(
                         "`{reference}` is not in the source registry: check the name and the tag, and that it still exists \
                          there"
-                    ),
-                    transient: false,
-                })
+                    )))
             }
         }
     }

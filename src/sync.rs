@@ -207,7 +207,7 @@ impl Copy<'_> {
 
 /// What became of something that was told to stop.
 fn stopped() -> Failure {
-    Failure { reason: Reason::Cancelled, message: "stopped before it was done".to_owned(), transient: true }
+    Failure::transient(Reason::Cancelled, "stopped before it was done")
 }
 
 /// How many images `plan` adds to the one before, and how many it leaves out.

@@ -73,7 +73,10 @@ pub(super) fn describe(error: &kube::Error) -> String {
     }
 }
 
-async fn timed<T>(doing: impl Fn() -> String, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+pub(super) async fn timed<T>(
+    doing: impl Fn() -> String,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Error> {
     match tokio::time::timeout(TIMEOUT, call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {

@@ -85,7 +85,9 @@ pub enum Error {
     Start(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Waits until the API server serves our kind and lets us list it in every watched namespace; `ready` is told.
+/// Tells `ready` whether the API server serves our kind. For the first time that is so when it can be listed in every
+/// watched namespace; after that a namespace that is deleted, or whose permissions are taken away, concerns only its own
+/// objects, and only a kind that is not served any more counts.
 pub async fn wait_for_crd(
     client: &Client,
     namespaces: &BTreeSet<String>,
@@ -96,29 +98,27 @@ pub async fn wait_for_crd(
     loop {
         let mut served = true;
         for namespace in namespaces {
-            let api: Api<DeserializeGuard<ImageSetMirror>> = Api::namespaced(client.clone(), namespace);
-            let list = tokio::time::timeout(Duration::from_secs(15), api.list(&ListParams::default().limit(1))).await;
-            if let Err(problem) = list
-                .map_err(|_elapsed| "no answer".to_owned())
-                .and_then(|list| list.map_err(|error| apply::describe(&error)))
-            {
-                served = false;
-                tracing::warn!(
-                    namespace,
-                    problem,
-                    "{PLURAL}.{GROUP}/{VERSION} cannot be listed; is the CRD installed?"
-                );
-            }
+            let Err(problem) = listed(client, namespace).await else { continue };
+            served &= served_before && problem.code() != 404;
+            tracing::warn!(
+                namespace,
+                problem = %problem,
+                "{PLURAL}.{GROUP}/{VERSION} cannot be listed; is the CRD installed, and is the role bound here?"
+            );
         }
         ready(served);
-        if served && !served_before {
-            served_before = true;
-        }
-        let pause = if served_before { CRD_PERIOD } else { Duration::from_secs(2) };
+        served_before |= served;
+        let pause = if served { CRD_PERIOD } else { Duration::from_secs(2) };
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
     }
+}
+
+async fn listed(client: &Client, namespace: &str) -> Result<(), apply::Error> {
+    let api: Api<DeserializeGuard<ImageSetMirror>> = Api::namespaced(client.clone(), namespace);
+    let doing = || format!("listing {PLURAL} in `{namespace}`");
+    apply::timed(doing, api.list(&ListParams::default().limit(1))).await.map(|_one| ())
 }
 
 /// Runs until `stop` is cancelled or leadership ends. Call it when leading.
@@ -150,7 +150,7 @@ pub async fn run(
         windows.source_bulk = concurrency.get();
         windows.target_bulk = concurrency.get();
     }
-    let limits = Arc::new(Limits::observed(windows, Arc::new(RegistryObserver::new(metrics.registry.clone()))));
+    let limits = Arc::new(Limits::observed(windows, Arc::new(RegistryObserver::new(metrics.clone()))));
     let worker = Arc::new(Worker {
         access: Access { client: client.clone(), limits },
         cluster: cluster_id,

@@ -1,8 +1,6 @@
 //! From the table of jobs to what the status is made from.
 
-use std::time::Duration;
-
-use super::access::{Problem, ProblemReason};
+use super::access::ProblemReason;
 use super::jobs::State;
 use super::status::{
     AbortReason, FailedItem, FailedStage, Finished, Observation, Progress, Running, Stage, SyncResult, WaitReason,
@@ -29,32 +27,34 @@ pub(super) fn observation(state: &State<Ended, Going>) -> Observation {
         State::Queued => Observation::Queued,
         State::Resolving { key, started } => running(*started, Stage::Resolving, None, key),
         State::Copying { key, started, progress, .. } => running(*started, Stage::Copying, Some(progress), key),
-        State::Finished { key, started, ended, outcome, .. } => match outcome {
-            Ended::Waiting(Problem { reason: ProblemReason::ReferenceUnreadable, message }) => {
-                finished(key, *started, *ended, aborted(AbortReason::Internal, message))
-            }
-            Ended::Waiting(problem) => {
-                Observation::Waiting { reason: wait_reason(problem.reason), message: problem.message.clone() }
-            }
-            Ended::Contradiction(error) => {
-                finished(key, *started, *ended, aborted(AbortReason::Collision, &error.messages().join("; ")))
-            }
-            Ended::Conflict(message) => {
-                finished(key, *started, *ended, aborted(AbortReason::DestinationConflict, message))
-            }
-            Ended::Target(failure) => finished(key, *started, *ended, aborted(abort_reason(failure), &failure.message)),
-            Ended::Panicked => {
-                let message = "a defect of the operator ended the sync: its log says more";
-                finished(key, *started, *ended, aborted(AbortReason::Internal, message))
-            }
-            Ended::Done(done) => finished(key, *started, *ended, result(done)),
-        },
+        State::Finished { outcome: Ended::Waiting(problem), .. }
+            if problem.reason != ProblemReason::ReferenceUnreadable =>
+        {
+            Observation::Waiting { reason: wait_reason(problem.reason), message: problem.message.clone() }
+        }
+        State::Finished { key, started, ended, outcome, .. } => {
+            let result = ended_as(outcome);
+            let retry_after = match (outcome, &result) {
+                (Ended::Target(failure), _) => failure.retry_after,
+                (_, SyncResult::Done { failures, .. }) => {
+                    failures.iter().filter_map(|item| item.failure.retry_after).max()
+                }
+                _ => None,
+            };
+            Observation::Finished(Finished { key: key.clone(), started: *started, ended: *ended, result, retry_after })
+        }
     }
 }
 
-fn finished(key: &str, started: jiff::Timestamp, ended: jiff::Timestamp, result: SyncResult) -> Observation {
-    let retry_after: Option<Duration> = None;
-    Observation::Finished(Finished { key: key.to_owned(), started, ended, result, retry_after })
+fn ended_as(outcome: &Ended) -> SyncResult {
+    match outcome {
+        Ended::Waiting(problem) => aborted(AbortReason::Internal, &problem.message),
+        Ended::Contradiction(error) => aborted(AbortReason::Collision, &error.messages().join("; ")),
+        Ended::Conflict(message) => aborted(AbortReason::DestinationConflict, message),
+        Ended::Target(failure) => aborted(abort_reason(failure), &failure.message),
+        Ended::Panicked => aborted(AbortReason::Internal, "a defect of the operator ended the sync: its log says more"),
+        Ended::Done(done) => result(done),
+    }
 }
 
 fn aborted(reason: AbortReason, message: &str) -> SyncResult {

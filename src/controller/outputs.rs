@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::ResourceExt as _;
+use serde_json::json;
 
 use super::apply::{Cluster, Error};
 use super::events::{EventNote, EventReason};
 use super::recorder::Publisher;
 use super::status::{Applied, Output};
 use crate::api::{ImageSetMirror, OutputPolicy, Removal, ResourceState};
-use crate::copy::{Finding, Survey};
+use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
 use crate::oci::Digest;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanItem};
 use crate::request::Request;
 use crate::resources::{
     Apply, Conflict, Desired, HeldReason, Impact, Inputs, MirrorKind, MirrorSet, ObjectName, Stored, repair, withdraw,
@@ -24,10 +25,12 @@ use crate::resources::{
 
 /// Group of mirror sets.
 const GROUP: &str = "config.openshift.io";
-/// Most bytes of plan lines in one `ConfigMap`; the API server takes 1 MiB.
-const PLAN_PART: usize = 900 * 1024;
-/// Most `ConfigMap`s a plan is published in; the whole plan is in the target registry once it was mirrored.
-const PLAN_PARTS: usize = 4;
+/// Most bytes of a plan or report in one `ConfigMap`; the API server takes 1 MiB.
+const PART: usize = 900 * 1024;
+/// Most `ConfigMap`s that one is published in; the whole plan is in the target registry once it was mirrored.
+const PARTS: usize = 4;
+/// Kept free in each part for the line that says what was left out.
+const ROOM: usize = 64;
 
 /// After this time a deletion goes on without having removed everything.
 pub(super) const CLEANUP_LIMIT: Duration = Duration::from_mins(30);
@@ -242,7 +245,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Publishes a plan that is not copied.
+    /// Publishes a plan that is not copied, as `<name>-plan-<n>`.
     pub(super) async fn publish_plan(
         &self,
         cluster: &Cluster,
@@ -250,51 +253,113 @@ impl Outputs {
         plan: &Plan,
         survey: &Survey,
     ) -> Result<(), Error> {
+        publish(cluster, owner, "plan", &parts(&planned_lines(plan, survey))).await
+    }
+
+    /// Publishes what a sync did, as `<name>-report-<n>`. A sync that had nothing to do for the same plan leaves the report
+    /// of the one that did: at rest nothing is written.
+    pub(super) async fn publish_report(
+        &self,
+        cluster: &Cluster,
+        owner: Owner<'_>,
+        plan: &Plan,
+        report: &Report,
+    ) -> Result<(), Error> {
         let identity = &owner.request.identity;
-        let parts = plan_parts(plan, survey);
-        for (index, part) in parts.iter().enumerate() {
-            let name = format!("{}-plan-{index}", identity.name);
-            let current = cluster.config_map(&identity.namespace, &name).await?;
-            let data = BTreeMap::from([("plan.jsonl".to_owned(), part.clone())]);
-            cluster.apply_config_map(owner.object, &name, data, current.as_ref()).await?;
-        }
-        for index in parts.len()..PLAN_PARTS {
-            let name = format!("{}-plan-{index}", identity.name);
-            if cluster.config_map(&identity.namespace, &name).await?.is_some() {
-                cluster.delete_config_map(&identity.namespace, &name).await?;
+        if report.items.iter().all(|item| item.outcome == Outcome::Present) {
+            let current = cluster.config_map(&identity.namespace, &part_name(&identity.name, "report", 0)).await?;
+            let data = current.and_then(|map| map.data).unwrap_or_default();
+            let told = data.get("report.jsonl").and_then(|lines| lines.lines().next());
+            if told == Some(report_head(plan, report).as_str()) {
+                return Ok(());
             }
         }
-        Ok(())
+        publish(cluster, owner, "report", &parts(&report_lines(plan, report))).await
     }
 }
 
-/// The plan as JSON lines, one an image, in parts that fit into `ConfigMap`s.
-fn plan_parts(plan: &Plan, survey: &Survey) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    for (item, found) in plan.items.iter().zip(&survey.items) {
+/// The name of the `index`th part of what is published.
+fn part_name(object: &str, what: &str, index: usize) -> String {
+    format!("{object}-{what}-{index}")
+}
+
+/// Writes the parts, each under the key `<what>.jsonl`, and removes what an earlier, longer list has left.
+async fn publish(cluster: &Cluster, owner: Owner<'_>, what: &str, parts: &[String]) -> Result<(), Error> {
+    let identity = &owner.request.identity;
+    for index in 0..PARTS {
+        let name = part_name(&identity.name, what, index);
+        let current = cluster.config_map(&identity.namespace, &name).await?;
+        match (parts.get(index), current) {
+            (Some(part), current) => {
+                let data = BTreeMap::from([(format!("{what}.jsonl"), part.clone())]);
+                cluster.apply_config_map(owner.object, &name, data, current.as_ref()).await?;
+            }
+            (None, Some(_)) => cluster.delete_config_map(&identity.namespace, &name).await?,
+            (None, None) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The plan, a line for each image.
+fn planned_lines(plan: &Plan, survey: &Survey) -> Vec<String> {
+    let line = |(item, found): (&PlanItem, &Surveyed)| {
         let state = match &found.finding {
             Finding::Present => "present".to_owned(),
             Finding::Missing => "missing".to_owned(),
             Finding::Failed(failure) => format!("failed: {failure}"),
         };
-        let line = serde_json::json!({
+        json!({
             "source": item.pulled().map(|source| source.to_string()),
             "destination": item.destination,
             "digest": item.digest,
             "state": state,
             "missingBytes": found.missing_bytes,
-        });
-        let line = format!("{line}\n");
-        let full = parts.last().is_some_and(|part| part.len() + line.len() > PLAN_PART);
-        if full && parts.len() == PLAN_PARTS {
-            tracing::warn!(images = plan.items.len(), "the plan is too long to be published whole");
+        })
+        .to_string()
+    };
+    plan.items.iter().zip(&survey.items).map(line).collect()
+}
+
+/// The first line of a report: what it is about.
+fn report_head(plan: &Plan, report: &Report) -> String {
+    json!({"version": report.version, "target": report.target, "plan": plan.digest()}).to_string()
+}
+
+/// A line that says what the report is about, one for each origin that was not resolved, one for each image.
+fn report_lines(plan: &Plan, report: &Report) -> Vec<String> {
+    let unresolved = plan.failures.iter().map(|(origin, failure)| {
+        json!({"source": origin.name, "outcome": {"failed": failure}, "stage": "Resolve"}).to_string()
+    });
+    let line = |(item, done): (&PlanItem, &ItemReport)| {
+        let mut line = json!(done);
+        if let (Some(line), Some(source)) = (line.as_object_mut(), item.pulled()) {
+            line.insert("source".to_owned(), json!(source));
+        }
+        line.to_string()
+    };
+    let images = plan.items.iter().zip(&report.items).map(line);
+    std::iter::once(report_head(plan, report)).chain(unresolved).chain(images).collect()
+}
+
+/// JSON lines in parts that fit into `ConfigMap`s. What does not fit is left out, and the last line says how much.
+fn parts(lines: &[String]) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for (index, line) in lines.iter().enumerate() {
+        let full = parts.last().is_some_and(|part| part.len() + line.len() + ROOM > PART);
+        if full && parts.len() == PARTS {
+            if let Some(part) = parts.last_mut() {
+                part.push_str(&json!({"linesLeftOut": lines.len() - index}).to_string());
+                part.push('\n');
+            }
             break;
         }
         if full {
             parts.push(String::new());
         }
         if let Some(part) = parts.last_mut() {
-            part.push_str(&line);
+            part.push_str(line);
+            part.push('\n');
         }
     }
     parts
@@ -369,4 +434,27 @@ fn named(title: &str) -> ObjectName {
     let kind = MirrorKind::ALL.into_iter().find(|kind| title.starts_with(kind.kind())).unwrap_or(MirrorKind::Digest);
     let name = title.split('`').nth(1).unwrap_or_default().to_owned();
     ObjectName { kind, name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_is_cut_and_says_so() {
+        let lines: Vec<String> =
+            (0..40_000).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(100))).collect();
+        let parts = parts(&lines);
+        assert_eq!(parts.len(), PARTS);
+        assert!(parts.iter().all(|part| part.len() <= PART && part.ends_with('\n')));
+        let kept = parts.iter().map(|part| part.lines().count()).sum::<usize>() - 1;
+        let last = parts.last().and_then(|part| part.lines().last()).unwrap();
+        assert_eq!(last, format!("{{\"linesLeftOut\":{}}}", lines.len() - kept));
+    }
+
+    #[test]
+    fn short_lists_are_one_part() {
+        assert_eq!(parts(&["{}".to_owned(), "{}".to_owned()]), ["{}\n{}\n"]);
+        assert_eq!(parts(&[]), [""]);
+    }
 }

@@ -24,7 +24,7 @@ use super::status::{self, Applied, Observation, Seen};
 use super::worker::{Deed, Ended, Order, Worker, created};
 use crate::api::{ImageSetMirror, ImageSetMirrorStatus, ResourceState};
 use crate::clock::Clock;
-use crate::metrics::{Metrics, ObjectState, ReconcileResult, SyncOutcome};
+use crate::metrics::{Metrics, ObjectState, ReconcileResult};
 use crate::request::{Fault, FaultKind, Mode, Request};
 
 /// How often the status follows a running sync.
@@ -53,8 +53,6 @@ struct Known {
     compared: Option<Instant>,
     /// Something that is not written could be tried again.
     again: bool,
-    /// The number of the last finished sync that was counted.
-    counted: u64,
 }
 
 /// Everything that reconciling needs.
@@ -305,7 +303,6 @@ impl Pass<'_> {
             ctx.jobs.cancel(&self.uid).await;
         }
         let state = ctx.jobs.look(&self.uid);
-        self.count(&request, &state);
         let applied = self.bring_in_line(&request, &state).await;
         let mut next = self.next(&observation(&state), applied.as_ref());
         let decision = self.decide(&next, &state);
@@ -334,26 +331,6 @@ impl Pass<'_> {
             Some(DRIFT_CHECK.mul_f64(1.0 + 0.1 * fastrand::f64())),
         ];
         Ok(Action::requeue(waits.into_iter().flatten().min().unwrap_or(DRIFT_CHECK)))
-    }
-
-    /// Counts each finished sync once.
-    fn count(&self, request: &Request, state: &State<Ended, super::worker::Going>) {
-        let State::Finished { number, started, ended, outcome, .. } = state else { return };
-        let last = self.ctx.known.with(&self.uid, |known| std::mem::replace(&mut known.counted, *number));
-        if last == *number {
-            return;
-        }
-        let complete = match outcome {
-            Ended::Done(done) => match &done.result {
-                Deed::Copied(report) => report.complete() && done.resolved.wanted.complete(),
-                Deed::Surveyed(_) => done.resolved.wanted.complete(),
-            },
-            _ => false,
-        };
-        let outcome = if complete { SyncOutcome::Succeeded } else { SyncOutcome::Failed };
-        let took = Duration::try_from(ended.duration_since(*started)).unwrap_or_default();
-        let identity = &request.identity;
-        self.ctx.metrics.synced(&identity.namespace, &identity.name, outcome, took);
     }
 
     fn decide(&self, status: &ImageSetMirrorStatus, state: &State<Ended, super::worker::Going>) -> Decision {
@@ -416,9 +393,10 @@ impl Pass<'_> {
                         .filter(|(_, item)| item.complete())
                         .map(|(index, _)| index)
                         .collect();
-                    let written =
-                        ctx.outputs.write(&ctx.cluster, &ctx.events, owner, &done.resolved.plan, &verified).await;
-                    written.map(|applied| Some((number, applied)))
+                    let plan = &done.resolved.plan;
+                    let written = ctx.outputs.write(&ctx.cluster, &ctx.events, owner, plan, &verified).await;
+                    let published = ctx.outputs.publish_report(&ctx.cluster, owner, plan, report).await;
+                    written.and_then(|applied| published.map(|()| Some((number, applied))))
                 }
                 Deed::Surveyed(survey) => {
                     if kept.as_ref().is_some_and(|(n, g, _)| (*n, *g) == (number, generation)) {

@@ -171,10 +171,11 @@ impl Worker {
     fn place(&self, request: &Request) -> Result<Place, Failure> {
         let (target, identity) = (&request.target, &request.identity);
         Place::new(&target.registry, target.prefix.as_ref(), &self.cluster, &identity.namespace, &identity.name)
-            .map_err(|error| Failure {
-                reason: crate::failure::Reason::PathTooDeep,
-                message: format!("spec.target.pathPrefix leaves no room for our own paths: {error}"),
-                transient: false,
+            .map_err(|error| {
+                Failure::permanent(
+                    crate::failure::Reason::PathTooDeep,
+                    format!("spec.target.pathPrefix leaves no room for our own paths: {error}"),
+                )
             })
     }
 
@@ -333,6 +334,14 @@ impl Observe for Watch<'_> {
     fn missing(&self, _item: &PlanItem) {
         self.metrics.drifted(Drift::Content);
         self.progress.send_modify(|going| going.progress.missing += 1);
+    }
+
+    fn blob_started(&self) {
+        self.metrics.blob_started();
+    }
+
+    fn blob_ended(&self) {
+        self.metrics.blob_ended();
     }
 
     fn uploaded(&self, bytes: u64) {

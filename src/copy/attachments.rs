@@ -97,7 +97,7 @@ impl Engine {
                         "more than {MAX_REFERRERS} manifests refer to `{}@{subject}`: set `spec.copy.attachments` to `Skip`",
                         image.source
                     );
-                    return Err(Failure { reason: Reason::ManifestInvalid, message, transient: false });
+                    return Err(Failure::permanent(Reason::ManifestInvalid, message));
                 }
                 let below = self.referrer(image, &referrer).await?;
                 if depth < MAX_DEPTH {
@@ -180,7 +180,7 @@ impl Engine {
             }
         }
         let message = format!("the list of referrers `{}:{tag}` kept changing while it was written", image.target);
-        Err(Failure { reason: Reason::RegistryError, message, transient: true })
+        Err(Failure::transient(Reason::RegistryError, message))
     }
 }
 
@@ -189,16 +189,15 @@ async fn head(client: &Client, repository: &Repository, tag: &Tag) -> Result<Opt
 }
 
 fn warn(image: &Image<'_>, tag: &Tag, referrer: &RawManifest) {
-    let warning = Failure {
-        reason: Reason::ReferrersUnsupported,
-        message: format!(
+    let warning = Failure::permanent(
+        Reason::ReferrersUnsupported,
+        format!(
             "the target has no referrers API and `{}:{tag}` is an image of its own, so `{}` cannot be listed as \
              referring to it; it is there by digest",
             image.target,
             referrer.digest()
         ),
-        transient: false,
-    };
+    );
     let mut warnings = image.tally.warnings.lock().unwrap_or_else(PoisonError::into_inner);
     if !warnings.contains(&warning) {
         warnings.push(warning);

@@ -9,7 +9,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 
 use super::claims::Turn;
-use super::{Attachments, Engine, Run, Tally};
+use super::{Attachments, Engine, Observe, Run, Tally};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
 use crate::plan::PlanItem;
@@ -40,7 +40,7 @@ pub(super) enum Top {
 }
 
 pub(super) fn cancelled() -> Failure {
-    Failure { reason: Reason::Cancelled, message: "stopped before it was done".to_owned(), transient: true }
+    Failure::transient(Reason::Cancelled, "stopped before it was done")
 }
 
 /// Why a manifest was not put.
@@ -68,11 +68,10 @@ impl Engine {
         tally: &Tally,
     ) -> Result<(), Failure> {
         let Some(asked) = item.asked.first() else {
-            return Err(Failure {
-                reason: Reason::ManifestInvalid,
-                message: format!("the plan names no source for `{}`", item.destination),
-                transient: false,
-            });
+            return Err(Failure::permanent(
+                Reason::ManifestInvalid,
+                format!("the plan names no source for `{}`", item.destination),
+            ));
         };
         let image = Image {
             run,
@@ -207,6 +206,7 @@ impl Engine {
         if image.run.stop.drain.is_cancelled() {
             return Err(cancelled());
         }
+        let _moving = Moving::new(image.run.observe);
         let count = |bytes: u64| {
             add(&image.tally.uploaded, bytes);
             image.run.observe.uploaded(bytes);
@@ -284,6 +284,22 @@ impl Engine {
     }
 }
 
+/// A blob that is being moved, until dropped: transfers end early in more than one way.
+struct Moving<'a>(&'a dyn Observe);
+
+impl<'a> Moving<'a> {
+    fn new(observe: &'a dyn Observe) -> Self {
+        observe.blob_started();
+        Self(observe)
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.blob_ended();
+    }
+}
+
 /// Adds what may come from a registry, which can say anything about sizes.
 fn add(sum: &AtomicU64, bytes: u64) {
     sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old.saturating_add(bytes))).ok();
@@ -335,7 +351,7 @@ async fn follow(run: &Run<'_>, item: &PlanItem, gates: &[watch::Sender<Option<bo
         }
         let earlier = run.plan.items.get(*index).map(|item| item.destination.to_string()).unwrap_or_default();
         let message = format!("`{}` has to follow `{earlier}`, which is not complete", item.destination);
-        return Err(Failure { reason: Reason::DependencyFailed, message, transient: true });
+        return Err(Failure::transient(Reason::DependencyFailed, message));
     }
     Ok(())
 }
@@ -357,7 +373,7 @@ pub(super) fn select(
     if let Some(missing) = platforms.iter().find(|platform| !have.contains(*platform)) {
         let have: Vec<&str> = have.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
         let message = format!("`{source}@{digest}` has no `{missing}`; it has {}", have.join(", "));
-        return Err(Failure { reason: Reason::PlatformMissing, message, transient: false });
+        return Err(Failure::permanent(Reason::PlatformMissing, message));
     }
     Ok(children.into_iter().filter(|child| platforms.contains(&name(child))).collect())
 }
@@ -367,7 +383,7 @@ pub(super) fn check_depth(source: &Repository, digest: &Digest, depth: usize) ->
         return Ok(());
     }
     let message = format!("`{source}@{digest}` nests indexes more than {MAX_DEPTH} deep");
-    Err(Failure { reason: Reason::ManifestInvalid, message, transient: false })
+    Err(Failure::permanent(Reason::ManifestInvalid, message))
 }
 
 /// Layers that registries may leave out: their content is only to be had at the URLs they name.
@@ -379,7 +395,7 @@ pub(super) fn is_foreign(blob: &Descriptor) -> bool {
 pub(super) fn not_found(reference: &Reference) -> Failure {
     let message =
         format!("`{reference}` is not in the source registry: check the name, and that it still exists there");
-    Failure { reason: Reason::SourceNotFound, message, transient: false }
+    Failure::permanent(Reason::SourceNotFound, message)
 }
 
 /// Many registries take an index only when all that it lists is there.
@@ -388,13 +404,13 @@ fn wants_all_platforms(target: &Repository) -> Failure {
         "`{target}` takes no index of which only some platforms are there: leave out `platforms`, or let the target registry \
          accept such indexes"
     );
-    Failure { reason: Reason::ManifestInvalid, message, transient: false }
+    Failure::permanent(Reason::ManifestInvalid, message)
 }
 
 /// What the target said it has, and then did not give.
 pub(super) fn vanished(reference: &Reference) -> Failure {
     let message = format!("`{reference}` was in the target registry a moment ago and is not there any more");
-    Failure { reason: Reason::RegistryError, message, transient: true }
+    Failure::transient(Reason::RegistryError, message)
 }
 
 pub(super) fn invalid(source: &Repository, digest: &Digest, error: &crate::oci::ManifestError) -> Failure {
@@ -403,5 +419,5 @@ pub(super) fn invalid(source: &Repository, digest: &Digest, error: &crate::oci::
         _ => Reason::ManifestInvalid,
     };
     let message = format!("`{source}@{digest}`: {}", crate::failure::chain(error));
-    Failure { reason, message, transient: false }
+    Failure::permanent(reason, message)
 }

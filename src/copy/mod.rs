@@ -146,6 +146,10 @@ pub trait Observe: Send + Sync {
     fn started(&self, _item: &PlanItem) {}
     /// An item that an earlier sync had completed is gone and will be copied again.
     fn missing(&self, _item: &PlanItem) {}
+    /// A blob begins to be moved.
+    fn blob_started(&self) {}
+    /// A blob that was begun is moved, or given up.
+    fn blob_ended(&self) {}
     /// Bytes went to the target.
     fn uploaded(&self, _bytes: u64) {}
     /// An item ended.

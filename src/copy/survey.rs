@@ -77,7 +77,7 @@ impl Engine {
     async fn look(&self, item: &PlanItem, seen: &Mutex<BTreeSet<Digest>>) -> Surveyed {
         let Some(asked) = item.asked.first() else {
             let message = format!("the plan names no source for `{}`", item.destination);
-            let failure = Failure { reason: Reason::ManifestInvalid, message, transient: false };
+            let failure = Failure::permanent(Reason::ManifestInvalid, message);
             return Surveyed { finding: Finding::Failed(failure), missing_bytes: 0, present_bytes: 0 };
         };
         let look = Look {

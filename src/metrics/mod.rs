@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::api::ImageSetMirrorStatus;
+use crate::registry::Side;
 
 mod process;
 
@@ -271,10 +272,14 @@ impl Metrics {
         self.bytes.get_or_create(&DirectionLabel { direction: direction.as_str() }).inc_by(count);
     }
 
-    /// Counts a blob as being transferred until the guard is dropped.
-    pub fn blob(&self) -> Inflight {
+    /// Counts a blob that begins to be moved.
+    pub fn blob_started(&self) {
         self.inflight_blobs.inc();
-        Inflight(self.inflight_blobs.clone())
+    }
+
+    /// Counts the end of one that was begun.
+    pub fn blob_ended(&self) {
+        self.inflight_blobs.dec();
     }
 
     /// Counts the handling of a cluster object of `kind`.
@@ -290,16 +295,6 @@ impl Metrics {
     /// Counts a restarted watch of `kind`.
     pub fn watch_restarted(&self, kind: &'static str) {
         self.watch_restarts.get_or_create(&KindLabel { kind }).inc();
-    }
-}
-
-/// A blob in flight.
-#[derive(Debug)]
-pub struct Inflight(Gauge);
-
-impl Drop for Inflight {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 
@@ -533,9 +528,10 @@ mod tests {
         metrics.applied("ImageDigestMirrorSet", ApplyResult::Applied);
         metrics.drifted(Drift::Content);
         metrics.watch_restarted("ImageSetMirror");
-        let blob = metrics.blob();
+        metrics.blob_started();
+        metrics.blob_started();
+        metrics.blob_ended();
         let text = text(&registry);
-        drop(blob);
         for line in [
             r#"imagesetmirror_build_info{version="0.1.0",revision="abc",rustc="1.95.0"} 1"#,
             "imagesetmirror_leader 1",
@@ -606,23 +602,31 @@ impl Build {
 
 /// Counts what registry clients do.
 #[derive(Debug)]
-pub struct RegistryObserver(RegistryMetrics);
+pub struct RegistryObserver(Metrics);
 
 impl RegistryObserver {
     /// Counts into `metrics`.
-    pub fn new(metrics: RegistryMetrics) -> Self {
+    pub fn new(metrics: Metrics) -> Self {
         Self(metrics)
     }
 }
 
 impl crate::registry::Observer for RegistryObserver {
     fn request(&self, event: &crate::registry::RequestEvent<'_>) {
-        self.0.request(event.host, event.method, event.status.unwrap_or(0), event.elapsed);
+        let metrics = &self.0.registry;
+        metrics.request(event.host, event.method, event.status.unwrap_or(0), event.elapsed);
         if event.throttled() {
-            self.0.throttled(event.host);
+            metrics.throttled(event.host);
         }
         if event.retry {
-            self.0.retried(event.host);
+            metrics.retried(event.host);
+        }
+    }
+
+    fn bytes(&self, _host: &str, side: Side, count: u64) {
+        // What is sent is counted by the engine, which knows when it was sent again.
+        if side == Side::Source {
+            self.0.bytes(Direction::Read, count);
         }
     }
 }

@@ -332,7 +332,7 @@ mod tests {
         let mut one = wanted(vec![item("quay.io/a/b:1", "x")]);
         let before = plan(&one, &[]).unwrap().digest();
         one.items.push(item("ghcr.io/a/b:1", "x"));
-        let failure = Failure { reason: Reason::SourceNotFound, message: "no".to_owned(), transient: false };
+        let failure = Failure::permanent(Reason::SourceNotFound, "no");
         one.failures.push((one.items[0].origin.clone(), failure));
         assert_eq!(plan(&one, &[]).unwrap().digest(), before);
         assert_ne!(plan(&wanted(vec![item("quay.io/a/b:1", "y")]), &[]).unwrap().digest(), before);

@@ -332,8 +332,11 @@ impl Error {
             message.push_str("; ");
             message.push_str(&advice);
         }
-        let transient = matches!(self.class(), Class::Transient { .. });
-        Failure { reason: self.reason(), message: cut(&message, 1024), transient }
+        let (reason, message) = (self.reason(), cut(&message, 1024));
+        match self.class() {
+            Class::Transient { after } => Failure { retry_after: after, ..Failure::transient(reason, message) },
+            Class::Permanent => Failure::permanent(reason, message),
+        }
     }
 
     fn what(&self) -> String {

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_tag_that_cannot_be_resolved_fails_its_own_entry_alone() {
-        let failure = Failure { reason: Reason::SourceNotFound, message: "no such tag".to_owned(), transient: false };
+        let failure = Failure::permanent(Reason::SourceNotFound, "no such tag");
         let documents = Documents::from([
             (tag("quay.io/a/b:1"), Err(failure.clone())),
             (tag("quay.io/a/b:2"), Ok(Document::Digest(Digest::of(b"2")))),

@@ -61,7 +61,7 @@ pub async fn drive<T, F: Fetch + Sync>(io: &F, width: usize, mut step: impl FnMu
         let new: Vec<_> = need.iter().filter(|key| !documents.contains_key(*key)).cloned().collect();
         if new.is_empty() {
             let message = "a resolver asked for the same document twice; please report this defect".to_owned();
-            let failure = Failure { reason: Reason::RegistryError, message, transient: false };
+            let failure = Failure::permanent(Reason::RegistryError, message);
             documents.extend(need.into_iter().map(|key| (key, Err(failure.clone()))));
             continue;
         }

@@ -84,8 +84,7 @@ impl World {
             wanted.items.push(item);
         }
         for image in &self.failed {
-            let failure =
-                Failure { reason: Reason::NetworkUnreachable, message: "no answer".to_owned(), transient: true };
+            let failure = Failure::transient(Reason::NetworkUnreachable, "no answer");
             wanted.failures.push((Origin { kind: OriginKind::Additional, name: image.clone() }, failure));
         }
         let root = TargetRoot { registry: self.target.registry.clone(), prefix: self.target.prefix.clone() };

@@ -314,7 +314,7 @@ impl Memory {
 
 /// A failure about our own documents in the target.
 fn broken(place: &Repository, what: &str) -> Failure {
-    Failure { reason: Reason::RegistryError, message: format!("`{place}`: {what}"), transient: true }
+    Failure::transient(Reason::RegistryError, format!("`{place}`: {what}"))
 }
 
 /// Cuts lines into layers.

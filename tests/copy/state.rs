@@ -119,7 +119,7 @@ async fn a_plan_is_read_back_as_it_was_whatever_its_size() {
     let kept = kept(3000).await;
     let mut plan = kept.world.plan();
     let asked = plan.items[0].asked[0].clone();
-    let failure = Failure { reason: Reason::SourceNotFound, message: "no".repeat(200), transient: false };
+    let failure = Failure::permanent(Reason::SourceNotFound, "no".repeat(200));
     let blocked = |number: usize| Blocked { asked: asked.clone(), pattern: format!("{}{number}", "x".repeat(300)) };
     plan.blocked = (0..1500).map(blocked).collect();
     let origin = |number: usize| Origin { kind: OriginKind::Additional, name: format!("{number}") };

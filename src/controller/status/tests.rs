@@ -49,7 +49,7 @@ fn item(stage: FailedStage, reason: Cause) -> FailedItem {
         image: "quay.io/org/app:v1".to_owned(),
         origin: "additional quay.io/org/app:v1".to_owned(),
         stage,
-        failure: Failure { reason, message: "quay.io says no".to_owned(), transient: true },
+        failure: Failure::transient(reason, "quay.io says no"),
     }
 }
 
@@ -543,7 +543,7 @@ fn a_status_with_every_cap_filled_stays_below_64_kib() {
             image: hostile(200),
             origin: hostile(200),
             stage: FailedStage::Copy,
-            failure: Failure { reason: Cause::UnsupportedMediaType, message: hostile(500), transient: true },
+            failure: Failure::transient(Cause::UnsupportedMediaType, hostile(500)),
         })
         .collect();
     let outputs = (0..100)

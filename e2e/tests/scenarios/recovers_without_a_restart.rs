@@ -1,5 +1,4 @@
 //! What is missing or wrong is named; once it is repaired the object becomes Ready, and the operator is never restarted.
-#![cfg(test)]
 
 use e2e::image::{ImageSpec, Login};
 use e2e::operator::Operator;

@@ -1,5 +1,4 @@
 //! The command line against real registries: what it copies, what it prints, and the codes it exits with.
-#![cfg(test)]
 
 use std::fs;
 use std::path::Path;

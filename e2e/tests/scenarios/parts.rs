@@ -1,5 +1,4 @@
 //! The parts themselves: what the scenarios build on does what it says.
-#![cfg(test)]
 
 use std::fs;
 use std::path::PathBuf;

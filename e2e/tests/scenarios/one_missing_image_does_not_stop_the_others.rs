@@ -1,5 +1,4 @@
 //! What is wrong with one image is said about that image; the others arrive.
-#![cfg(test)]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -20,6 +19,17 @@ fn failures(object: &DynamicObject) -> BTreeMap<String, (String, String)> {
     let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_owned();
     let listed = object.data["status"]["failures"].as_array().into_iter().flatten();
     listed.map(|entry| (text(entry, "image"), (text(entry, "reason"), text(entry, "message")))).collect()
+}
+
+/// The `ConfigMap` with what the last sync did: its first line, and source to outcome.
+async fn report(world: &World, name: &str) -> (Value, BTreeMap<String, Value>) {
+    let map = format!("{name}-report-0");
+    let args = ["get", "configmap", &map, "-n", world.namespace(), "-o", r"jsonpath={.data.report\.jsonl}"];
+    let text = world.cluster.kubectl(&args).await.expect("kubectl").ok().expect("the ConfigMap is there");
+    let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let head = lines.next().expect("a first line");
+    let outcomes = lines.map(|line| (line["source"].as_str().expect("a source").to_owned(), line["outcome"].clone()));
+    (head, outcomes.collect())
 }
 
 /// Waits until a sync has ended without everything in the target.
@@ -57,6 +67,14 @@ async fn missing_images_are_named_and_the_rest_is_there_until_they_appear() {
     }
     let ready = condition(&failed, "Ready").expect("it is always there");
     assert!(ready.message.contains('3'), "{ready:?}");
+    let (head, outcomes) = report(&world, "partly").await;
+    assert_eq!(head["plan"], failed.data["status"]["plan"]["digest"]);
+    assert_eq!(outcomes.len(), images.len(), "{outcomes:#?}");
+    for (image, outcome) in &outcomes {
+        let missing = found.contains_key(image);
+        assert_eq!(outcome["failed"]["reason"] == "SourceNotFound", missing, "{image}: {outcome}");
+        assert_eq!(outcome == "copied", !missing, "{image}: {outcome}");
+    }
     let target = world.target().expect("a client");
     let kept = |digest: &str| digest.replace(':', "-");
     for (repository, image) in [("there/first", &first), ("there/last", &last)] {
@@ -75,6 +93,9 @@ async fn missing_images_are_named_and_the_rest_is_there_until_they_appear() {
     let ready = until_ready(&mirrors, "partly", LONG).await.expect("it becomes Ready");
     assert_eq!(failures(&ready), BTreeMap::new());
     assert_eq!(ready.data["status"]["progress"]["summary"], "5/5");
+    let (head, outcomes) = report(&world, "partly").await;
+    assert_eq!(head["plan"], ready.data["status"]["plan"]["digest"]);
+    assert!(outcomes.len() == images.len() && outcomes.values().all(|outcome| outcome.is_string()), "{outcomes:#?}");
     assert_eq!(target.digest("gone/by-digest", &kept(&late.digest)).await.expect("an answer"), Some(late.digest));
     assert_eq!(operator.process().try_wait().expect("its state"), None, "it is the same operator");
 }

@@ -1,5 +1,4 @@
 //! What makes nodes drain is written only if the object allows it, and a rule only when its content is there.
-#![cfg(test)]
 
 use e2e::image::{ImageSpec, Remote};
 use e2e::mirror_sets::{Kind, Rules, owned, owned_rules, published};

@@ -1,5 +1,4 @@
 //! What arrives is what was there: every byte of every manifest, config, layer, signature and referrer.
-#![cfg(test)]
 
 use std::collections::BTreeMap;
 

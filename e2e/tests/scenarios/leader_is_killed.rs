@@ -1,5 +1,4 @@
 //! Two replicas, one of which leads.
-#![cfg(test)]
 
 use e2e::image::ImageSpec;
 use e2e::interruption::{

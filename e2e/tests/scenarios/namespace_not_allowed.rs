@@ -1,5 +1,4 @@
 //! An object in a namespace that may not write to the cluster mirrors, publishes, and writes nothing cluster-wide.
-#![cfg(test)]
 
 use e2e::image::ImageSpec;
 use e2e::mirror_sets::{Kind, owned, published};

@@ -1,5 +1,4 @@
 //! What the operator may do is exactly what it does: roles compared with the API server's audit log.
-#![cfg(test)]
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,4 @@
 //! What a user steers a sync with: suspend, plan mode, requests; and what can be seen of it: events and metrics.
-#![cfg(test)]
 
 use std::collections::BTreeSet;
 

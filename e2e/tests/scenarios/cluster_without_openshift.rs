@@ -1,5 +1,4 @@
 //! The operator runs on any Kubernetes, and uses OpenShift's kinds as soon as they are there.
-#![cfg(test)]
 
 use e2e::cluster::OpenShiftKind;
 use e2e::image::ImageSpec;

@@ -1,5 +1,4 @@
 //! An operator that is killed while it copies.
-#![cfg(test)]
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,4 @@
 //! A spec that changes while its images are being copied.
-#![cfg(test)]
 
 use e2e::image::signature_tag;
 use e2e::interruption::{begun, big, hold_upload, is_at, patch, plan_digest, proxy_before_target, uploads, writes};

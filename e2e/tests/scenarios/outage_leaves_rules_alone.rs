@@ -1,5 +1,4 @@
 //! Mirror sets that are applied already, while the operator or a source is away.
-#![cfg(test)]
 
 use e2e::image::ImageSpec;
 use e2e::interruption::{patch, quick_lease};

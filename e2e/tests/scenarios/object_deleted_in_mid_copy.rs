@@ -1,5 +1,4 @@
 //! An object that is deleted while its images are being copied.
-#![cfg(test)]
 
 use e2e::interruption::{big, is_at, patch, proxy_before_source, writes};
 use e2e::operator::{Operator, Overrides};

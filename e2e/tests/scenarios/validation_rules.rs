@@ -1,5 +1,4 @@
 //! Every rule of the schema, asked of a real API server: what is right is taken, what is wrong is refused with a sentence.
-#![cfg(test)]
 
 use std::fs;
 

@@ -1,5 +1,4 @@
 //! A mirror set that nodes could not merge with the others of the cluster is never written.
-#![cfg(test)]
 
 use e2e::cluster::{Cluster, OpenShiftKind};
 use e2e::image::ImageSpec;

@@ -1,5 +1,4 @@
 //! Objects of several namespaces share a target: they add up, and none takes anything from another.
-#![cfg(test)]
 
 use e2e::image::ImageSpec;
 use e2e::mirror_sets::{Kind, owned, owned_rules};

@@ -1,5 +1,4 @@
 //! Additional images in every form arrive where oc-mirror would put them, and nodes find them there.
-#![cfg(test)]
 
 use std::collections::BTreeMap;
 

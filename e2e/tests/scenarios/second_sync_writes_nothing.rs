@@ -1,5 +1,4 @@
 //! What is in place costs next to nothing: one look at each image, no write anywhere.
-#![cfg(test)]
 
 use std::collections::BTreeMap;
 

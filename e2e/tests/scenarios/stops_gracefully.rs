@@ -1,5 +1,4 @@
 //! An operator that is asked to end while it copies.
-#![cfg(test)]
 
 use e2e::interruption::{LAYERS, big, is_at, lease_holder, proxy_before_source, quick_lease, uploads, walk_every_tag};
 use e2e::operator::Operator;

@@ -1,0 +1,25 @@
+//! Every promise, a file each. One program, because most of a scenario's time is spent waiting, and so that several run at the
+//! same time: each test has a cluster and registries of its own.
+#![cfg(test)]
+
+mod arrives_bit_identical;
+mod cluster_without_openshift;
+mod command_line;
+mod drains_are_held_back;
+mod killed_in_mid_copy;
+mod leader_is_killed;
+mod least_privilege;
+mod mirrors_additional_images;
+mod namespace_not_allowed;
+mod object_deleted_in_mid_copy;
+mod one_missing_image_does_not_stop_the_others;
+mod outage_leaves_rules_alone;
+mod parts;
+mod policy_conflict_is_found_before_writing;
+mod recovers_without_a_restart;
+mod second_sync_writes_nothing;
+mod spec_changed_in_mid_copy;
+mod stops_gracefully;
+mod suspend_plan_and_interval;
+mod two_objects_one_target;
+mod validation_rules;

@@ -31,6 +31,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         concurrency: args.concurrency,
         max_bytes_per_second: args.max_bytes_per_second,
         kinds_period: args.kinds_period,
+        sync_gap: args.sync_gap,
         grace_period: args.grace_period,
     };
     let lease_settings = lease::Settings {

@@ -87,7 +87,7 @@ pub struct ControllerArgs {
     /// Syncs at the same time; others wait with reason `Queued`.
     #[arg(long, default_value = "4", value_name = "N")]
     pub max_syncs: NonZeroUsize,
-    /// Bulk transfers at the same time, all objects together. Default: as the registries' limits allow.
+    /// Bulk transfers to or from one host at the same time, all objects together. Default: as the registries' limits allow.
     #[arg(long, value_name = "N")]
     pub concurrency: Option<NonZeroUsize>,
     /// Bytes per second, all objects together. Default: no limit.
@@ -96,6 +96,9 @@ pub struct ControllerArgs {
     /// How often it is looked whether the cluster has got OpenShift's kinds.
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub kinds_period: Duration,
+    /// Least time between two syncs of an object that are asked for by annotation.
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    pub sync_gap: Duration,
     /// Time between the signal to stop and the end: running transfers may finish until 15 seconds before.
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub grace_period: Duration,

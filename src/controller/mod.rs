@@ -67,12 +67,14 @@ pub struct Settings {
     pub instance: String,
     /// Syncs at the same time.
     pub max_syncs: NonZeroUsize,
-    /// Bulk transfers to one host at the same time, all objects together.
+    /// Bulk transfers to or from one host at the same time, all objects together.
     pub concurrency: Option<NonZeroUsize>,
     /// Bytes per second, all objects together.
     pub max_bytes_per_second: Option<NonZeroU64>,
     /// How often it is looked whether the cluster has kinds that it did not have.
     pub kinds_period: Duration,
+    /// Least time between the starts of two syncs that are asked for by annotation, and between an interval's.
+    pub sync_gap: Duration,
     /// Time from the signal to stop to the end of the process.
     pub grace_period: Duration,
 }
@@ -183,6 +185,7 @@ pub async fn run(
         events: Publisher::new(client.clone(), &settings.instance),
         metrics: metrics.clone(),
         clock,
+        sync_gap: settings.sync_gap,
         known: Objects::default(),
     });
 

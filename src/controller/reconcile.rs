@@ -64,6 +64,8 @@ pub(super) struct Context {
     pub(super) events: Publisher,
     pub(super) metrics: Metrics,
     pub(super) clock: Clock,
+    /// Least time between requested syncs.
+    pub(super) sync_gap: Duration,
     pub(super) known: Objects,
 }
 
@@ -213,6 +215,7 @@ impl Context {
             progress_deadline: request.map_or(crate::request::PROGRESS_DEADLINE, |request| request.progress_deadline),
             request_token,
             key,
+            sync_gap: self.sync_gap,
             watched_since,
             last_progress,
         }

@@ -2,7 +2,7 @@
 //! what is shown as `status.sync.nextTime` is what happens.
 //!
 //! The rules: a new or changed object syncs at once; so does one whose request annotation has a new value, but not more often
-//! than every 10 s; a failed sync is tried again after 5 s to 5 min; a complete one after `spec.interval`, counted from the
+//! than every [`Seen::sync_gap`]; a failed sync is tried again after 5 s to 5 min; a complete one after `spec.interval`, counted from the
 //! start of the last complete sync, which is when the sources were looked at. An object that has synced its key and is not
 //! due gets no job, also after a restart of the operator.
 
@@ -23,8 +23,6 @@ const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 const PERMANENT_BACKOFF: Duration = Duration::from_mins(10);
 /// A registry that asks for more patience than this is asked again all the same.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
-/// Least time between the starts of two syncs that are asked for by annotation, or that an interval asks for.
-const LEAST_GAP: Duration = Duration::from_secs(10);
 /// Wall-clock times are looked at again at least this often, since timers follow another clock.
 const LONGEST_SLEEP: Duration = Duration::from_mins(5);
 /// When to look again for something missing that nothing announces.
@@ -132,7 +130,7 @@ fn decide_at_once(status: Option<&ImageSetMirrorStatus>, seen: &Seen, job: Job<'
     let requested = seen.request_token.is_some() && seen.request_token != status.last_handled_request;
 
     if sync.key.as_deref() == Some(seen.key.as_str()) && status::is_settled(status) && !failing {
-        return match after_success(sync, seen.interval, &seen.uid) {
+        return match after_success(sync, seen) {
             None => Decision::Nothing,
             Some(due) => at(sane(due, seen.interval, now), Why::Interval, now),
         };
@@ -140,7 +138,7 @@ fn decide_at_once(status: Option<&ImageSetMirrorStatus>, seen: &Seen, job: Job<'
     if requested && same_generation {
         let started = sync.start_time.as_ref().map_or(Timestamp::MIN, |time| time.0);
         // A start in the future is a clock that was set back.
-        let free = if started > now { now } else { add(started, LEAST_GAP) };
+        let free = if started > now { now } else { add(started, seen.sync_gap) };
         return at(free, Why::Requested, now);
     }
     if failing && same_generation {
@@ -160,14 +158,14 @@ fn sane(due: Timestamp, longest: Option<Duration>, now: Timestamp) -> Timestamp 
 }
 
 /// When the sync after a complete one is due.
-pub(super) fn after_success(sync: &SyncStatus, interval: Option<Duration>, uid: &str) -> Option<Timestamp> {
-    let interval = interval?;
+pub(super) fn after_success(sync: &SyncStatus, seen: &Seen) -> Option<Timestamp> {
+    let interval = seen.interval?;
     let success = sync.last_success_time.as_ref()?.0;
     let start = sync.start_time.as_ref().map(|time| time.0).filter(|start| *start <= success);
     let attempt = sync.last_attempt_time.as_ref().map_or(success, |time| time.0);
-    let due = add(start.unwrap_or(success), jittered(interval, uid));
+    let due = add(start.unwrap_or(success), jittered(interval, &seen.uid));
     // A copy may take longer than the interval.
-    Some(due.max(add(attempt, LEAST_GAP)))
+    Some(due.max(add(attempt, seen.sync_gap)))
 }
 
 /// When to try again after the given number of failures in a row, the last of which ended at `ended`.
@@ -257,6 +255,7 @@ mod tests {
             progress_deadline: Duration::from_hours(2),
             request_token: None,
             key: "key".to_owned(),
+            sync_gap: Duration::from_mins(1),
             watched_since: t(0),
             last_progress: None,
         }
@@ -303,7 +302,7 @@ mod tests {
 
     #[test]
     fn every_situation_has_its_answer() {
-        let due = after_success(synced().sync.as_ref().unwrap(), seen().interval, "uid").unwrap();
+        let due = after_success(synced().sync.as_ref().unwrap(), &seen()).unwrap();
         let due = due.as_second() - 1_700_000_000;
         assert!((HOUR * 95 / 100..=HOUR * 105 / 100 + 1).contains(&due), "{due}");
         let requested = || Seen { request_token: Some("a".to_owned()), key: "key+a".to_owned(), ..seen() };
@@ -325,9 +324,9 @@ mod tests {
             ("another interval", Some(synced()), Seen { generation: 2, ..seen() }, Job::None, 20, wait(due)),
             ("changed", Some(synced()), changed(), Job::None, 20, start(Why::Changed)),
             ("changed while failing", Some(failed(3, 99)), changed(), Job::None, 20, start(Why::Changed)),
-            ("asked for too early", Some(synced()), requested(), Job::None, 9, wait(10)),
-            ("asked for", Some(synced()), requested(), Job::None, 10, start(Why::Requested)),
-            ("asked for while failing", Some(failed(3, 99)), requested(), Job::None, 10, start(Why::Requested)),
+            ("asked for too early", Some(synced()), requested(), Job::None, 59, wait(60)),
+            ("asked for", Some(synced()), requested(), Job::None, 60, start(Why::Requested)),
+            ("asked for while failing", Some(failed(3, 99)), requested(), Job::None, 60, start(Why::Requested)),
             ("failed", Some(failed(1, 15)), seen(), Job::None, 14, wait(15)),
             ("failed and due", Some(failed(1, 15)), seen(), Job::None, 15, start(Why::Retry)),
             ("something is missing", Some(unsettled()), seen(), waiting, 20, wait(25)),
@@ -358,7 +357,7 @@ mod tests {
         let mut sync = synced().sync.unwrap();
         sync.last_attempt_time = Some(Time(t(2 * HOUR)));
         sync.last_success_time = Some(Time(t(2 * HOUR)));
-        assert_eq!(after_success(&sync, Some(Duration::from_hours(1)), "uid"), Some(t(2 * HOUR + 10)));
+        assert_eq!(after_success(&sync, &seen()), Some(t(2 * HOUR + 60)));
     }
 
     #[test]

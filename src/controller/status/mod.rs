@@ -297,9 +297,9 @@ impl Machine<'_> {
     fn reschedule(&mut self, observation: &Observation) {
         let resting = matches!(observation, Observation::Idle | Observation::Finished(_));
         if resting && !self.failing() && settled(&self.conditions).is_some() {
-            let (interval, uid) = (self.seen.interval, self.seen.uid.clone());
+            let seen = self.seen;
             let sync = self.sync();
-            sync.next_time = schedule::after_success(sync, interval, &uid).map(Time);
+            sync.next_time = schedule::after_success(sync, seen).map(Time);
         }
     }
 
@@ -380,13 +380,12 @@ impl Machine<'_> {
         let up_to_date = self.conditions.is(ConditionType::UpToDate, TRUE);
         let was = matches!(before, Content::Settled { planned: was, .. } if *was == planned);
         let quiet = was && up_to_date && progress.copied == 0 && !self.is_news(plan, planned);
-        let key = self.seen.key.clone();
-        let (interval, uid) = (self.seen.interval, self.seen.uid.clone());
+        let seen = self.seen;
         let sync = self.sync();
         sync.last_success_time = Some(Time(ended));
         sync.consecutive_failures = 0;
-        sync.key = Some(key);
-        sync.next_time = schedule::after_success(sync, interval, &uid).map(Time);
+        sync.key = Some(seen.key.clone());
+        sync.next_time = schedule::after_success(sync, seen).map(Time);
         self.status.failures.clear();
         if quiet {
             return Content::Settled { planned, update: Update::AsBefore };

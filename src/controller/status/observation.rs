@@ -31,6 +31,8 @@ pub struct Seen {
     /// The key of a job for this spec and this request: the hash over everything that a sync reads and
     /// [`effective_token`](crate::controller::schedule::effective_token). Empty if the spec is invalid.
     pub key: String,
+    /// Least time between the starts of two syncs that are asked for by annotation, and between an interval's.
+    pub sync_gap: Duration,
     /// Since when this process has been looking at this object with this key; the progress deadline counts from here at the
     /// earliest, so that a restart does not make a stall.
     pub watched_since: Timestamp,

@@ -26,6 +26,7 @@ fn seen() -> Seen {
         progress_deadline: Duration::from_hours(2),
         request_token: None,
         key: "key-1".to_owned(),
+        sync_gap: Duration::from_mins(1),
         watched_since: at(0),
         last_progress: None,
     }

@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 # The one place outside the repository that anything is kept in.
 CACHE_ROOT := $(if $(IMAGESET_MIRROR_CACHE),$(IMAGESET_MIRROR_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/imageset-mirror)
+# Scenarios at the same time; most of their time is spent waiting. Each needs about 600 MiB.
+E2E_THREADS ?= 4
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE_ROOT)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
@@ -34,10 +36,10 @@ tools: ## Build the real servers that the end-to-end tests start (once; about 20
 
 e2e: tools ## End-to-end tests on real servers, with the operator as `cargo build` makes it
 	cargo build --locked
-	IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e -- --test-threads=$(E2E_THREADS)
 
 demo: build tools ## Show the whole thing on this machine; KEEP=1 leaves it running
-	cargo run --locked -p e2e -- demo
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --locked -p e2e -- demo
 
 manifests: ## Regenerate crds/ and config/rbac
 	UPDATE=1 cargo test --locked --test crds

@@ -20,7 +20,6 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::image::{Login, docker_config};
 use crate::pki::{self, Authority, Pair};
 use crate::process::{Process, Program, RunFolder, free_port, port_was_taken};
 use crate::tools::{self, Tool};
@@ -292,40 +291,12 @@ impl Cluster {
         self.kubectl_with_input(&["apply", "--server-side", "--force-conflicts", "-f", "-"], yaml).await?.ok()
     }
 
-    /// Makes a namespace, if it is not there.
+    /// Applies objects in one go.
     ///
     /// # Errors
-    /// When the API server refuses it.
-    pub async fn create_namespace(&self, name: &str) -> Result<()> {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        self.apply(&namespace.to_string()).await?;
-        Ok(())
-    }
-
-    /// Makes or replaces a Secret with registry logins, one per host or `host/path`.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub async fn apply_logins(&self, namespace: &str, name: &str, entries: &[(&str, &Login)]) -> Result<()> {
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
-            "type": "kubernetes.io/dockerconfigjson",
-            "stringData": {".dockerconfigjson": docker_config(entries)},
-        });
-        self.apply(&secret.to_string()).await?;
-        Ok(())
-    }
-
-    /// Makes or replaces a ConfigMap with one key: a trust bundle, for example.
-    ///
-    /// # Errors
-    /// When the API server refuses it.
-    pub async fn apply_config_map(&self, namespace: &str, name: &str, key: &str, value: &str) -> Result<()> {
-        let map = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace},
-            "data": {key: value},
-        });
-        self.apply(&map.to_string()).await?;
+    /// When the API server refuses one.
+    pub async fn apply_all(&self, objects: &[Value]) -> Result<()> {
+        self.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string()).await?;
         Ok(())
     }
 

@@ -13,14 +13,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::Deployment as Manifest;
+use kube::api::ListParams;
 use rustix::process::Signal;
 use serde::Deserialize as _;
+use tokio::sync::OnceCell;
 
 use crate::cluster::Cluster;
 use crate::process::{Process, Program, free_port, port_was_taken, target_folder};
-use crate::wait::{LONG, SHORT, eventually};
+use crate::wait::{LONG, SHORT, eventually, image_set_mirrors};
 
 const PORT_ATTEMPTS: usize = 5;
+/// Least time between syncs that are asked for; in production a minute.
+const SYNC_GAP: &str = "1s";
 
 /// What of the Deployment matters for a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,21 +96,18 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Applies `config/default` to a cluster, as a user does, waits until the CRD is served, and returns its Deployment.
+/// Applies `config/default` to a cluster, as the README says, waits until the CRD is served, and returns its Deployment.
 ///
 /// # Errors
 /// When the API server refuses something.
 pub async fn apply_config_default(cluster: &Cluster) -> Result<Deployment> {
     let folder = repository().join("config/default");
     let folder = folder.display().to_string();
-    cluster.kubectl(&["apply", "-k", &folder]).await?.ok()?;
-    let crd = "crd/imagesetmirrors.mirror.openshift.io";
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", crd]).await?.ok()?;
-    eventually(SHORT, "ImageSetMirror objects to be served", || async {
-        let output = cluster.kubectl(&["get", "imagesetmirrors", "--all-namespaces"]).await?;
-        Ok(Some(output.ok()?))
-    })
-    .await?;
+    cluster.kubectl(&["apply", "--server-side", "-k", &folder]).await?.ok()?;
+    let mirrors = image_set_mirrors(cluster.client().await?, "default");
+    let (mirrors, one) = (&mirrors, &ListParams::default().limit(1));
+    eventually(SHORT, "ImageSetMirror objects to be served", || async move { Ok(Some(mirrors.list(one).await?)) })
+        .await?;
     rendered_deployment(cluster).await
 }
 
@@ -115,9 +116,13 @@ pub async fn apply_config_default(cluster: &Cluster) -> Result<Deployment> {
 /// # Errors
 /// When it does not render, or has not exactly one Deployment with one container.
 pub async fn rendered_deployment(cluster: &Cluster) -> Result<Deployment> {
-    let folder = repository().join("config/default").display().to_string();
-    let rendered = cluster.kubectl(&["kustomize", &folder]).await?.ok()?;
-    parse_deployment(&rendered)
+    static RENDERED: OnceCell<Deployment> = OnceCell::const_new();
+    let render = || async {
+        let folder = repository().join("config/default").display().to_string();
+        let rendered = cluster.kubectl(&["kustomize", &folder]).await?.ok()?;
+        parse_deployment(&rendered)
+    };
+    RENDERED.get_or_try_init(render).await.cloned()
 }
 
 fn parse_deployment(rendered: &str) -> Result<Deployment> {
@@ -160,8 +165,8 @@ pub struct Operator {
 
 impl Operator {
     /// Starts the binary as the Deployment says. Different from a pod are: the ports of `--metrics-addr` and
-    /// `--probe-addr` are free ones of 127.0.0.1, the API server and the token come from `KUBECONFIG`, and nothing is
-    /// mounted.
+    /// `--probe-addr` are free ones of 127.0.0.1, the API server and the token come from `KUBECONFIG`, nothing is
+    /// mounted, and syncs that are asked for may follow each other after a second.
     ///
     /// # Errors
     /// When it ends at once, or serves no probes at the deadline. It need not be ready: see [`Operator::until_ready`].
@@ -177,9 +182,10 @@ impl Operator {
             env.insert("KUBECONFIG".to_owned(), kubeconfig.display().to_string());
             env.insert("HOME".to_owned(), cluster.run().folder("operator-home")?.display().to_string());
             let mut args: Vec<String> = deployment.args.iter().map(|arg| expand(arg, &env)).collect();
-            let addresses = [("--metrics-addr", &metrics), ("--probe-addr", &probes)];
+            let gap = SYNC_GAP.to_owned();
+            let ours = [("--metrics-addr", &metrics), ("--probe-addr", &probes), ("--sync-gap", &gap)];
             let chosen = overrides.flags.iter().map(|(name, value)| (name.as_str(), value));
-            set_flags(&mut args, &addresses.into_iter().chain(chosen).collect::<Vec<_>>());
+            set_flags(&mut args, &ours.into_iter().chain(chosen).collect::<Vec<_>>());
             let mut program = Program::new(&pod_name, &binary).args(args);
             program.env = env.into_iter().collect();
             let process = Process::spawn(&program, &cluster.run().logs())?;

@@ -152,8 +152,20 @@ impl Process {
     /// # Errors
     /// When it has ended, or the system does not say.
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory it has ever had resident.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such field")?;
         Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
     }
 
@@ -312,7 +324,8 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        let keep = PANICKED.get().is_some() || std::env::var_os("E2E_KEEP_LOGS").is_some();
+        // Of the test that fails; others of the program go on.
+        let keep = std::thread::panicking() || std::env::var_os("E2E_KEEP_LOGS").is_some();
         if !keep {
             // What cannot be removed now, the watchdog removes.
             drop(fs::remove_dir_all(&self.path));

@@ -338,7 +338,13 @@ fn go(module: &str) -> Result<Command> {
     let mut command = Command::new("go");
     command.current_dir(sources(module)).stdin(Stdio::null());
     // The installed Go or none: a build must not fetch another compiler.
-    command.env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0").env("GOWORK", "off").env_remove("GOFLAGS");
+    command.env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0").env("GOWORK", "off");
+    // What Go keeps is kept in the named cache too, so that removing that folder removes everything.
+    let cache = cache()?;
+    command
+        .env("GOMODCACHE", cache.join("go/mod"))
+        .env("GOCACHE", cache.join("go/build"))
+        .env("GOFLAGS", "-modcacherw");
     Ok(command)
 }
 

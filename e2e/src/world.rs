@@ -6,7 +6,7 @@ use kube::api::{Api, DynamicObject};
 use serde_json::{Value, json};
 
 use crate::cluster::{AuditEvent, AuditMark, Cluster, OpenShiftKind};
-use crate::image::Remote;
+use crate::image::{Login, Remote, docker_config};
 use crate::operator::{Deployment, Operator, Overrides, apply_config_default};
 use crate::registry::{Options, Registry};
 use crate::wait::{LONG, image_set_mirrors};
@@ -45,6 +45,8 @@ impl Default for Setup {
 }
 
 /// Cluster, registries, and the Deployment of the operator, which is not running yet.
+///
+/// When it is dropped, no request of the operator may have been refused, unless a scenario has said that some will be.
 #[derive(Debug)]
 pub struct World {
     /// The cluster.
@@ -60,6 +62,8 @@ pub struct World {
     pub source_host: String,
     /// The host by which objects name the target; likewise.
     pub target_host: String,
+    /// Why requests of the operator may be refused in this world, if so.
+    pub refusals: Option<&'static str>,
 }
 
 impl World {
@@ -80,7 +84,7 @@ impl World {
             tokio::try_join!(Cluster::start_with(&setup.kinds), setup.source.start(), setup.target.start())?;
         let deployment = apply_config_default(&cluster).await?;
         let (source_host, target_host) = (source.host(), target.host());
-        let world = Self { cluster, source, target, deployment, source_host, target_host };
+        let world = Self { cluster, source, target, deployment, source_host, target_host, refusals: None };
         world.add_access(&world.deployment.namespace).await?;
         Ok(world)
     }
@@ -91,19 +95,15 @@ impl World {
     /// # Errors
     /// When the API server refuses it.
     pub async fn add_access(&self, namespace: &str) -> Result<()> {
-        self.cluster.create_namespace(namespace).await?;
+        let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})];
         for (registry, host, login_name, ca_name) in [
             (&self.source, &self.source_host, SOURCE_LOGIN, SOURCE_CA),
             (&self.target, &self.target_host, TARGET_LOGIN, TARGET_CA),
         ] {
-            if let Some(login) = registry.login() {
-                self.cluster.apply_logins(namespace, login_name, &[(host, login)]).await?;
-            }
-            if let Some(ca) = registry.ca_pem() {
-                self.cluster.apply_config_map(namespace, ca_name, CA_KEY, &ca).await?;
-            }
+            objects.extend(registry.login().map(|login| logins(namespace, login_name, &[(host, login)])));
+            objects.extend(registry.ca_pem().map(|ca| config_map(namespace, ca_name, CA_KEY, &ca)));
         }
-        Ok(())
+        self.cluster.apply_all(&objects).await
     }
 
     /// Makes a namespace whose objects an operator may work for if `--watch-namespace` names it: access as in
@@ -233,4 +233,33 @@ impl World {
         events.retain(|event| event.is_by(&self.deployment.namespace, &self.deployment.service_account));
         Ok(events)
     }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.refusals.is_some() || std::thread::panicking() {
+            return;
+        }
+        let account = (&self.deployment.namespace, &self.deployment.service_account);
+        let events = self.cluster.audit().unwrap_or_default().into_iter();
+        let refused: Vec<_> = events.filter(|event| event.is_refused() && event.is_by(account.0, account.1)).collect();
+        assert!(refused.is_empty(), "the API server refused {refused:#?}");
+    }
+}
+
+/// A Secret with registry logins, one per host or `host/path`.
+pub fn logins(namespace: &str, name: &str, entries: &[(&str, &Login)]) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace},
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": docker_config(entries)},
+    })
+}
+
+/// A `ConfigMap` with one key: a trust bundle, for example.
+pub fn config_map(namespace: &str, name: &str, key: &str, value: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace},
+        "data": {key: value},
+    })
 }

@@ -46,16 +46,10 @@ impl Scene {
         manifests.get(&format!("{kind}-pending.yaml")).cloned()
     }
 
-    /// Asks for a sync and waits until it has ended.
-    async fn sync(&self, token: &str) -> DynamicObject {
+    /// Asks for a sync.
+    async fn request(&self, token: &str) {
         let patch = json!({"metadata": {"annotations": {"mirror.openshift.io/requested-at": token}}});
         self.mirrors.patch("set", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("the object is taken");
-        until(&self.mirrors, "set", LONG, "synced", |object| {
-            let seen = object.data.pointer("/status/lastHandledRequest").and_then(Value::as_str);
-            seen == Some(token) && !has_condition(object, "Ready", "Unknown")
-        })
-        .await
-        .expect("the sync ends")
     }
 }
 
@@ -141,14 +135,21 @@ async fn a_rule_follows_its_content_and_no_failure_takes_one_away() {
     let after = sets.get(&name).await.expect("it is there");
     assert_eq!(after.resource_version(), before.resource_version(), "{:?}", scene.rules(Kind::Digest).await);
 
+    // Nobody asks for it: what failed is tried again.
     source.push_image("three/missing", "v1", ImageSpec::seeded(4)).await.expect("an image");
-    scene.sync("now").await;
     until_ready(&scene.mirrors, "set", LONG).await.expect("everything is there");
     assert_eq!(scene.sources(Kind::Digest).await, ["one", "three"], "both at once, after a complete sync");
 
-    // Content that vanishes from the source afterwards takes no rule with it.
-    let rules = scene.rules(Kind::Digest).await;
-    source.delete_manifest("three/missing", missing.split_once('@').expect("a digest").1).await.expect("it is deleted");
-    scene.sync("again").await;
-    assert_eq!(scene.rules(Kind::Digest).await, rules);
+    // Content that vanishes from the source afterwards takes no rule with it. A tag is what is asked for at every sync.
+    let tagged = push(&source, "four/app", 5).await;
+    scene.apply(&[&one, &here, &missing, &tagged, "four/app:v1"], free).await;
+    until_ready(&scene.mirrors, "set", LONG).await.expect("everything is there");
+    assert_eq!(scene.sources(Kind::Digest).await, ["four", "one", "three"]);
+    let before = sets.get(&name).await.expect("it is there");
+    source.delete_manifest("four/app", tagged.split_once('@').expect("a digest").1).await.expect("it is deleted");
+    scene.request("now").await;
+    let failed = until_reason(&scene.mirrors, "set", ("UpToDate", "False", "RefreshFailed"), LONG).await;
+    assert!(has_condition(&failed.expect("the sync notices"), "Ready", "True"), "what was there is there");
+    let after = sets.get(&name).await.expect("it is there");
+    assert_eq!(after.resource_version(), before.resource_version(), "{:?}", scene.rules(Kind::Digest).await);
 }

@@ -93,6 +93,7 @@ async fn a_leader_that_was_frozen_writes_nothing_after_another_has_taken_over() 
     proxy.release();
     let ready = until_ready(&api, "set", LONG).await.expect("Ready");
     let mark = world.cluster.audit_mark().expect("audit");
+    let at_target = world.target.mark().await.expect("the log");
     frozen.thaw().expect("it goes on");
     let status = frozen.process().wait(SHORT).await.expect("it ends by itself");
     assert!(status.success(), "{status}");
@@ -106,6 +107,11 @@ async fn a_leader_that_was_frozen_writes_nothing_after_another_has_taken_over() 
     let events = world.operator_requests_since(mark).expect("audit");
     let writes: Vec<_> = events.iter().filter(|event| event.is_write() && event.resource != "leases").collect();
     assert!(writes.is_empty(), "{writes:#?}");
+    // The frozen one was in the middle of `big`, which nobody wants any more.
+    let log = world.target.requests_since(at_target).await.expect("the log");
+    let taken: Vec<_> = log.iter().filter(|request| request.is_write() && request.status < 300).collect();
+    assert!(taken.is_empty(), "{taken:#?}");
+    assert_eq!(world.target().expect("a client").digest("big", "v1").await.expect("an answer"), None);
     let after = api.get("set").await.expect("the object");
     assert_eq!(after.metadata.resource_version, ready.metadata.resource_version);
     let holder = lease_holder(&world).await.expect("the lease");

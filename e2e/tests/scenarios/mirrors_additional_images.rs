@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use e2e::cluster::Output;
 use e2e::image::ImageSpec;
 use e2e::mirrorconf;
-use e2e::operator::Operator;
+use e2e::operator::{Operator, repository};
 use e2e::wait::{LONG, SHORT, condition, eventually, openshift_config, until_ready};
 use e2e::world::World;
 use kube::api::{Api, DynamicObject, ListParams};
@@ -41,12 +42,18 @@ async fn apply_and_wait(world: &World, object: &Value) -> DynamicObject {
     world.apply(object).await.expect("the object is taken");
     let name = object["metadata"]["name"].as_str().expect("a name");
     let mirrors = world.mirrors(world.namespace()).await.expect("a client");
-    // First our own wait, which shows the status if it is in vain.
-    let ready = until_ready(&mirrors, name, LONG).await.expect("it becomes Ready");
-    let resource = format!("imagesetmirror/{name}");
-    let args = ["wait", "--for=condition=Ready", "--timeout=60s", "-n", world.namespace(), &resource];
-    world.cluster.kubectl(&args).await.expect("kubectl").ok().expect("kubectl wait returns");
+    // Beside our own wait, which shows the status if it is in vain.
+    let (waited, ready) = tokio::join!(wait_for(world, name, "Ready"), until_ready(&mirrors, name, LONG));
+    let ready = ready.expect("it becomes Ready");
+    waited.ok().expect("kubectl wait returns");
     ready
+}
+
+/// `kubectl wait`, from right after the object was applied.
+async fn wait_for(world: &World, name: &str, condition: &str) -> Output {
+    let (condition, resource) = (format!("--for=condition={condition}"), format!("imagesetmirror/{name}"));
+    let args = ["wait", &condition, "--timeout=180s", "-n", world.namespace(), &resource];
+    world.cluster.kubectl(&args).await.expect("kubectl")
 }
 
 /// The rules, source to mirrors, of the mirror sets that carry the object's mark; each must allow pulls from the source.
@@ -287,4 +294,62 @@ async fn two_entries_for_one_place_are_refused_before_the_first_byte() {
     let target = world.target().expect("a client");
     let repositories = target.repositories().await.expect("a catalog");
     assert!(repositories.iter().all(|name| !name.starts_with("clash/")), "{repositories:?}");
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_a_changed_spec_is_mirrored_and_not_before() {
+    let world = world().await;
+    let first = push(world, "changed/first", "v1", 61).await;
+    let second = push(world, "changed/second", "v1", 62).await;
+    let host = "changed.example.com";
+    let mut images = vec![json!({"name": format!("{host}/changed/first@{first}")})];
+    apply_and_wait(world, &object(world, "changed", &json!(images), &json!({}))).await;
+    images.push(json!({"name": format!("{host}/changed/second@{second}")}));
+    world.apply(&object(world, "changed", &json!(images), &json!({}))).await.expect("the object is taken");
+    wait_for(world, "changed", "Ready").await.ok().expect("kubectl wait returns");
+    let target = world.target().expect("a client");
+    target.walk("changed/changed/second", &second.replace(':', "-")).await.expect("it is there by then");
+}
+
+#[tokio::test]
+async fn content_of_a_kind_that_is_not_built_is_refused_in_a_sentence_and_nothing_is_copied() {
+    let world = world().await;
+    let digest = push(world, "unsupported/app", "v1", 71).await;
+    let images = json!([{"name": format!("unsupported.example.com/unsupported/app@{digest}")}]);
+    let mut object = object(world, "unsupported", &images, &json!({}));
+    object["spec"]["mirror"]["platform"] = json!({"channels": [{"name": "stable-4.18"}]});
+    object["spec"]["mirror"]["helm"] =
+        json!({"repositories": [{"name": "acme", "url": "https://charts.example.com", "charts": [{"name": "web"}]}]});
+    world.apply(&object).await.expect("the object is taken");
+    wait_for(world, "unsupported", "Stalled").await.ok().expect("kubectl wait returns");
+    let mirrors = world.mirrors(world.namespace()).await.expect("a client");
+    let found = mirrors.get("unsupported").await.expect("the object");
+    for (kind, status) in [("Ready", "False"), ("Stalled", "True")] {
+        let found = condition(&found, kind).expect("the condition is there");
+        assert_eq!((found.status.as_str(), found.reason.as_str()), (status, "UnsupportedContent"), "{found:?}");
+        for field in ["spec.mirror.platform", "spec.mirror.helm"] {
+            assert!(found.message.contains(field), "every fault at once: {found:?}");
+        }
+    }
+    let repositories = world.target().expect("a client").repositories().await.expect("a catalog");
+    assert!(repositories.iter().all(|name| !name.starts_with("unsupported/")), "{repositories:?}");
+}
+
+#[tokio::test]
+async fn what_the_readme_names_can_be_applied_as_it_is() {
+    let world = world().await;
+    for file in ["additional-images.yaml", "all-fields.yaml", "secrets.yaml"] {
+        let path = repository().join("config/samples").join(file).display().to_string();
+        let args = ["apply", "--dry-run=server", "-f", &path];
+        world.cluster.kubectl(&args).await.expect("kubectl").ok().expect("the API server takes it");
+    }
+    // The namespace enforces the restricted profile, and the pods of the Deployment are let in.
+    let selector = "app.kubernetes.io/name=imageset-mirror";
+    eventually(SHORT, "two pods", || async {
+        let args = ["get", "pods", "-n", world.namespace(), "-l", selector, "-o", "name"];
+        let pods = world.cluster.kubectl(&args).await?.ok()?;
+        Ok((pods.lines().count() == 2).then_some(()))
+    })
+    .await
+    .expect("the pods are made");
 }

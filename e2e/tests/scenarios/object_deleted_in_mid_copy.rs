@@ -71,7 +71,8 @@ async fn its_copy_stops_and_nothing_holds_it() {
 #[tokio::test]
 async fn its_copy_stops_when_the_whole_namespace_goes() {
     let overrides = Overrides::default().flag("--watch-namespace", TENANT);
-    let (world, proxy, mut operator) = start(&overrides).await;
+    let (mut world, proxy, mut operator) = start(&overrides).await;
+    world.refusals = Some("in a namespace that ends nothing may be made, and the permissions go with it");
     caught(&world, &proxy, &world.image_set_mirror(TENANT, "set", &["big:v1"])).await;
     let delete = ["delete", "namespace", TENANT, "--timeout=60s"];
     world.cluster.kubectl(&delete).await.expect("kubectl").ok().expect("nothing holds the namespace");

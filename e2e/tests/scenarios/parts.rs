@@ -234,6 +234,24 @@ async fn the_judge_follows_good_mirror_sets_and_refuses_contradicting_ones() {
     assert!(error.contains("contradicting") && error.contains("quay.io/team/app"), "{error}");
 }
 
+/// Processes that were started by the one with this id.
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter(|id| status_of(*id).is_some_and(|(_, found)| found == parent)).collect()
+}
+
+fn is_alive(id: u32) -> bool {
+    status_of(id).is_some_and(|(state, _)| state != "Z")
+}
+
+/// State and parent of a process, as `/proc/<id>/stat` has them after the name.
+fn status_of(id: u32) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
 #[tokio::test]
 async fn nothing_outlives_a_harness_that_is_killed() {
     let run = RunFolder::create("harness").expect("a folder");
@@ -259,10 +277,14 @@ async fn nothing_outlives_a_harness_that_is_killed() {
     client.apiserver_version().await.expect("the cluster is there");
 
     // The servers are in process groups of their own: what ends them is the watchdog.
+    let begun = children(harness.id());
+    assert!(begun.len() >= 5, "etcd, two of Kubernetes, two registries: {begun:?}");
     harness.kill();
     let folder = kubeconfig.parent().expect("a folder");
     eventually(LONG, "the servers to be killed and their folder removed", || async {
         let refused = std::net::TcpStream::connect(server).is_err();
+        let left: Vec<u32> = begun.iter().copied().filter(|id| is_alive(*id)).collect();
+        anyhow::ensure!(left.is_empty(), "{left:?} run");
         Ok((refused && !folder.exists()).then_some(()))
     })
     .await

@@ -1,6 +1,6 @@
 //! A mirror set that nodes could not merge with the others of the cluster is never written.
 
-use e2e::cluster::{Cluster, OpenShiftKind};
+use e2e::cluster::{AuditMark, Cluster, OpenShiftKind};
 use e2e::image::ImageSpec;
 use e2e::mirror_sets::{Kind, owned, owned_rules, published};
 use e2e::mirrorconf::{self, Verdict};
@@ -22,6 +22,13 @@ async fn image(world: &World, repository: &str, seed: u64) -> String {
     let source = world.source().expect("a client");
     let pushed = source.push_image(repository, "v1", ImageSpec::seeded(seed)).await.expect("an image");
     format!("{repository}@{}", pushed.digest)
+}
+
+/// Writes of mirror sets by the operator after a mark.
+fn written(world: &World, mark: AuditMark) -> Vec<String> {
+    let events = world.operator_requests_since(mark).expect("the audit log").into_iter();
+    let writes = events.filter(|event| event.is_write() && event.resource.ends_with("mirrorsets"));
+    writes.map(|event| format!("{} {}", event.verb, event.name)).collect()
 }
 
 fn closed(mut object: Value) -> Value {
@@ -60,6 +67,7 @@ async fn a_foreign_mirror_set_with_another_policy_keeps_us_from_writing_for_its_
     let specs = [app_spec.as_str(), tool_spec.as_str()];
     mergeable(&world.cluster, &specs).await;
 
+    let mark = world.cluster.audit_mark().expect("the audit log");
     let _operator = world.operator().await.expect("the operator starts");
     let mirrors = world.mirrors(&namespace).await.expect("a client");
     world.apply(&world.image_set_mirror(&namespace, "ours", &[&app, &tool])).await.expect("an object");
@@ -68,6 +76,7 @@ async fn a_foreign_mirror_set_with_another_policy_keeps_us_from_writing_for_its_
     let sets = owned(&world.cluster, Kind::Digest, &namespace, "ours").await.expect("a list");
     let name = sets.first().expect("the other source has its rule").name_any();
     assert_stalled(&object, &["`theirs`", &format!("`{name}`"), &contested]);
+    assert_eq!(written(&world, mark), [format!("patch {name}")], "found before, not written and taken back");
     let rules = owned_rules(&world.cluster, Kind::Digest, &namespace, "ours").await.expect("rules");
     assert_eq!(rules.keys().collect::<Vec<_>>(), [&free], "nothing for the contested source");
     let verdict = mergeable(&world.cluster, &specs).await;
@@ -100,11 +109,13 @@ async fn old_policies_and_other_objects_of_ours_count_like_foreign_ones() {
     let _operator = world.operator().await.expect("the operator starts");
     let mirrors = world.mirrors(&namespace).await.expect("a client");
 
+    let mark = world.cluster.audit_mark().expect("the audit log");
     let object = world.image_set_mirror(&namespace, "legacy", &[&legacy]);
     world.apply(&closed(object)).await.expect("an object");
     let object = until_reason(&mirrors, "legacy", CONFLICT, LONG).await.expect("the conflict is found");
     assert_stalled(&object, &["ImageContentSourcePolicy `from-old-times`", "ImageDigestMirrorSet `"]);
     assert_eq!(owned(&world.cluster, Kind::Digest, &namespace, "legacy").await.expect("a list").len(), 0);
+    assert_eq!(written(&world, mark), Vec::<String>::new());
     let spec = format!("{host}/{legacy}");
     mergeable(&world.cluster, &[&spec]).await;
     let delete = ["delete", "imagecontentsourcepolicies", "from-old-times"];

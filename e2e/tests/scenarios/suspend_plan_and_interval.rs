@@ -158,7 +158,6 @@ async fn a_request_starts_a_sync_that_is_told_and_a_quiet_one_tells_nothing_else
         assert!(value >= least, "{series} is {value} in\n{}", operator.metrics().await.expect("metrics"));
     }
 
-    // A minute lies between the starts of two syncs, so that a request may have to wait for its turn.
     let written = world.target.mark().await.expect("a mark");
     let request = json!({"metadata": {"annotations": {"mirror.openshift.io/requested-at": "now, please"}}});
     patch(&api, "set", &request).await.expect("accepted");

@@ -28,7 +28,6 @@ use super::{grammar, is_default};
     derive = "PartialEq",
     derive = "Default",
     doc = "ImageSetMirror keeps images in a target registry and writes what the cluster needs to pull them from there.",
-    selectable = ".spec.target.registry",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "True when everything is in the target"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why"),
     printcolumn(name = "Images", type_ = "string", json_path = ".status.progress.summary", description = "Images in the target, of all"),

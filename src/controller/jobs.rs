@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -125,6 +125,9 @@ struct Job<W: Work> {
 struct Inner<W: Work> {
     state: State<W::Outcome, W::Progress>,
     finished: u64,
+    /// The second after the end of the last sync: the next one starts then at the earliest, so that start and end tell the
+    /// syncs of an object apart although they are whole seconds.
+    free: Timestamp,
     moved: Timestamp,
     /// The running task, if any.
     running: Option<Running<W>>,
@@ -171,7 +174,7 @@ impl<W: Work> Jobs<W> {
         let job = jobs.entry(id.to_owned()).or_insert_with(|| {
             Arc::new(Job {
                 id: id.to_owned(),
-                inner: Mutex::new(Inner { state: State::Idle, finished: 0, moved: now, running: None }),
+                inner: Mutex::new(Inner { state: State::Idle, finished: 0, free: now, moved: now, running: None }),
                 progress: watch::Sender::new(W::Progress::default()),
             })
         });
@@ -218,7 +221,8 @@ impl<W: Work> Jobs<W> {
         let ended = CancellationToken::new();
         inner.running = Some(Running { orders, stop: stop.clone(), ended: ended.clone() });
         let free = self.places.available_permits() > 0;
-        inner.state = if free { State::Resolving { key, started: self.clock.now_in_seconds() } } else { State::Queued };
+        let started = self.clock.now_in_seconds().max(inner.free);
+        inner.state = if free { State::Resolving { key, started } } else { State::Queued };
         drop(inner);
         let task = Task {
             job: Arc::clone(&job),
@@ -318,7 +322,7 @@ impl<W: Work> Task<W> {
             place = Arc::clone(&self.places).acquire_owned() => place.ok(),
         };
         loop {
-            let started = self.clock.now_in_seconds();
+            let started = self.clock.now_in_seconds().max(self.job.lock().free);
             let begun = Instant::now();
             let pass = if place.is_some() { self.sync(&mut orders, started).await } else { Pass::Interrupted };
             let mut inner = self.job.lock();
@@ -344,7 +348,8 @@ impl<W: Work> Task<W> {
             None => State::Interrupted,
             Some(outcome) => {
                 inner.finished += 1;
-                let ended = self.clock.now_in_seconds();
+                let ended = self.clock.now_in_seconds().max(started);
+                inner.free = ended.checked_add(SignedDuration::from_secs(1)).unwrap_or(ended);
                 State::Finished { key, started, ended, number: inner.finished, outcome }
             }
         };
@@ -580,6 +585,21 @@ mod tests {
         table.start("a", "bad");
         table.settle().await;
         assert_eq!(table.state("a"), "finished key of bad 2 bad");
+    }
+
+    #[tokio::test]
+    async fn syncs_within_one_second_have_times_of_their_own() {
+        let table = table(1);
+        let times = || match table.jobs.look("a") {
+            State::Finished { started, ended, .. } => (started.as_second(), ended.as_second()),
+            _ => panic!("{}", table.state("a")),
+        };
+        for (order, second) in [("1", 0), ("2", 1), ("3", 2)] {
+            table.work.open(order);
+            table.start("a", order);
+            table.settle().await;
+            assert_eq!(times(), (second, second));
+        }
     }
 
     #[tokio::test]

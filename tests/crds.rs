@@ -32,6 +32,13 @@ fn the_committed_roles_are_the_generated_ones() {
 }
 
 #[test]
+fn the_chart_has_the_generated_crd_and_rules() {
+    for (path, text) in [crd::chart_template(), rbac::chart_rules()] {
+        check(&path, &text);
+    }
+}
+
+#[test]
 fn no_role_of_the_operator_has_a_wildcard_or_lists_secrets() {
     for rule in [rbac::CLUSTER, rbac::WATCHED, rbac::OWN].concat() {
         assert!(!rule.resources.iter().chain(rule.verbs).any(|word| word.contains('*')), "{rule:?}");

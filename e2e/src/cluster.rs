@@ -275,12 +275,7 @@ impl Cluster {
         std::io::Seek::rewind(&mut &file)?;
         command.stdin(Stdio::from(file));
         let output = tokio::task::spawn_blocking(move || command.output()).await?.context("running kubectl")?;
-        Ok(Output {
-            args: args.join(" "),
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(Output::of(&format!("kubectl {}", args.join(" ")), &output))
     }
 
     /// `kubectl apply --server-side --force-conflicts -f -` as the administrator.
@@ -451,7 +446,7 @@ pub async fn client_of(kubeconfig: &Path) -> Result<kube::Client> {
 /// What a command printed.
 #[derive(Clone, Debug)]
 pub struct Output {
-    args: String,
+    command: String,
     /// The exit code, unless a signal ended it.
     pub code: Option<i32>,
     /// Standard output.
@@ -461,6 +456,15 @@ pub struct Output {
 }
 
 impl Output {
+    pub(crate) fn of(command: &str, output: &std::process::Output) -> Self {
+        Self {
+            command: command.to_owned(),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// Whether it exited with 0.
     pub fn success(&self) -> bool {
         self.code == Some(0)
@@ -471,7 +475,7 @@ impl Output {
     /// # Errors
     /// When it did not, with its standard error.
     pub fn ok(self) -> Result<String> {
-        ensure!(self.success(), "kubectl {}: {}{}", self.args, self.stderr, self.stdout);
+        ensure!(self.success(), "{}: {}{}", self.command, self.stderr, self.stdout);
         Ok(self.stdout)
     }
 }

@@ -6,6 +6,7 @@
 //! mirror sets. Everything ends with the test process, however it ends ([`process`]).
 
 mod background;
+pub mod chart;
 pub mod cluster;
 pub mod image;
 pub mod interruption;

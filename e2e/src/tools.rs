@@ -21,6 +21,9 @@ pub const KUBERNETES_VERSION: &str = "v1.36.3";
 /// The etcd version that this Kubernetes names.
 pub const ETCD_VERSION: &str = "3.6.8";
 
+/// The helm version.
+pub const HELM_VERSION: &str = "v3.22.0";
+
 /// A program of the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
@@ -38,6 +41,10 @@ pub enum Tool {
     Olareg,
     /// Our judge of mirror sets, on OpenShift's merge and the container runtime's lookup.
     Mirrorconf,
+    /// Renders and installs the chart.
+    Helm,
+    /// Runs the unit tests of the alerts.
+    Promtool,
 }
 
 /// How a program is built.
@@ -57,9 +64,11 @@ struct Recipe {
 
 impl Tool {
     /// All programs, the slowest build first.
-    pub const ALL: [Tool; 7] = [
+    pub const ALL: [Tool; 9] = [
         Tool::KubeApiserver,
+        Tool::Promtool,
         Tool::KubeControllerManager,
+        Tool::Helm,
         Tool::Kubectl,
         Tool::Registry,
         Tool::Etcd,
@@ -121,6 +130,24 @@ impl Tool {
                 estimate: "about 2 minutes",
                 elsewhere: None,
             },
+            Tool::Helm => Recipe {
+                module: "helm",
+                binary: "helm",
+                package: "helm.sh/helm/v3/cmd/helm",
+                version: HELM_VERSION,
+                tags: "",
+                estimate: "about a minute",
+                elsewhere: None,
+            },
+            Tool::Promtool => Recipe {
+                module: "promtool",
+                binary: "promtool",
+                package: "github.com/prometheus/prometheus/cmd/promtool",
+                version: "v0.307.0",
+                tags: "",
+                estimate: "about 3 minutes",
+                elsewhere: None,
+            },
         }
     }
 }
@@ -137,22 +164,31 @@ const fn kubernetes(binary: &'static str, estimate: &'static str) -> Recipe {
     }
 }
 
-/// Without a stamped version the server calls itself v0.0.0-master, and kubectl refuses to talk to it.
+/// Without a stamped version the server calls itself v0.0.0-master, and kubectl refuses to talk to it; helm renders for
+/// Kubernetes 1.20.
 fn link_flags(module: &str) -> String {
+    let stamps: &[(&str, &str)] = match module {
+        "kubernetes" => &[
+            ("k8s.io/component-base/version.gitVersion", KUBERNETES_VERSION),
+            ("k8s.io/component-base/version.gitMajor", "1"),
+            ("k8s.io/component-base/version.gitMinor", "36"),
+            ("k8s.io/component-base/version.gitCommit", "unknown"),
+            ("k8s.io/component-base/version.gitTreeState", "clean"),
+            ("k8s.io/component-base/version.buildDate", "1970-01-01T00:00:00Z"),
+        ],
+        "helm" => &[
+            ("helm.sh/helm/v3/internal/version.version", HELM_VERSION),
+            ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor", "1"),
+            ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "36"),
+            ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor", "1"),
+            ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor", "36"),
+        ],
+        _ => &[],
+    };
     let mut flags = "-s -w".to_owned();
-    if module == "kubernetes" {
-        let stamps = [
-            ("gitVersion", KUBERNETES_VERSION),
-            ("gitMajor", "1"),
-            ("gitMinor", "36"),
-            ("gitCommit", "unknown"),
-            ("gitTreeState", "clean"),
-            ("buildDate", "1970-01-01T00:00:00Z"),
-        ];
-        for (name, value) in stamps {
-            // Writing into a string does not fail.
-            write!(flags, " -X k8s.io/component-base/version.{name}={value}").ok();
-        }
+    for (name, value) in stamps {
+        // Writing into a string does not fail.
+        write!(flags, " -X {name}={value}").ok();
     }
     flags
 }
@@ -179,7 +215,7 @@ pub fn ensure(tool: Tool) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Makes sure of every program and of the OpenShift manifests.
+/// Makes sure of every program and of the foreign CRDs.
 ///
 /// # Errors
 /// As [`ensure()`].
@@ -188,6 +224,7 @@ pub fn ensure_all() -> Result<()> {
         ensure(tool)?;
     }
     openshift_crds()?;
+    prometheus_crds()?;
     Ok(())
 }
 
@@ -196,18 +233,33 @@ pub fn ensure_all() -> Result<()> {
 /// # Errors
 /// When they have to be fetched and Go is missing or cannot get the module.
 pub fn openshift_crds() -> Result<PathBuf> {
-    let folder = module_folder("openshift-crds")?;
+    let parts = ["config/v1", "operator/v1alpha1", "machineconfiguration/v1"];
+    let folders = parts.map(|part| format!("{part}/zz_generated.crd-manifests"));
+    crds("openshift-crds", "github.com/openshift/api", &folders, ".crd.yaml")
+}
+
+/// The folder with the CRD files of the Prometheus operator, taken like OpenShift's.
+///
+/// # Errors
+/// As [`openshift_crds`].
+pub fn prometheus_crds() -> Result<PathBuf> {
+    let folder = "example/prometheus-operator-crd".to_owned();
+    crds("prometheus-crds", "github.com/prometheus-operator/prometheus-operator", &[folder], ".yaml")
+}
+
+fn crds(module: &str, path: &str, folders: &[String], suffix: &str) -> Result<PathBuf> {
+    let folder = module_folder(module)?;
     let crds = folder.join("crds");
     if crds.exists() {
         return Ok(crds);
     }
-    let _lock = lock(&folder, "the OpenShift CRDs")?;
+    let _lock = lock(&folder, module)?;
     if crds.exists() {
         return Ok(crds);
     }
-    say("fetching the OpenShift CRDs");
-    let output = go("openshift-crds")?
-        .args(["mod", "download", "-json", "github.com/openshift/api"])
+    say(&format!("fetching the CRDs of {path}"));
+    let output = go(module)?
+        .args(["mod", "download", "-json", path])
         .stderr(Stdio::inherit())
         .output()
         .context("running go mod download")?;
@@ -215,11 +267,11 @@ pub fn openshift_crds() -> Result<PathBuf> {
     ensure!(output.status.success(), "go mod download: {text}");
     let module: Download = serde_json::from_str(&text).context("reading what go mod download prints")?;
     let staging = tempfile::tempdir_in(&folder)?;
-    for part in ["config/v1", "operator/v1alpha1", "machineconfiguration/v1"] {
-        let manifests = module.dir.join(part).join("zz_generated.crd-manifests");
+    for manifests in folders {
+        let manifests = module.dir.join(manifests);
         for entry in fs::read_dir(&manifests).with_context(|| format!("reading {}", manifests.display()))? {
             let file = entry?;
-            if file.file_name().to_string_lossy().ends_with(".crd.yaml") {
+            if file.file_name().to_string_lossy().ends_with(suffix) {
                 // Read and write rather than copy: the module cache is read-only, and so would the copies be.
                 fs::write(staging.path().join(file.file_name()), fs::read(file.path())?)?;
             }

@@ -1,4 +1,4 @@
-//! What the operator may do, and the roles for people: the one source of `config/rbac` and of charts.
+//! What the operator may do, and the roles for people: the one source of `config/rbac` and of the chart's roles.
 //!
 //! Exactly what is used, and nothing more: an end-to-end test compares it with the API server's audit log. `create` cannot be
 //! limited to names, and server-side apply needs `create` beside `patch`.
@@ -113,6 +113,51 @@ pub const EDITOR: &[Rule] = &[
     rule("Their status.", GROUP, &["imagesetmirrors/status"], &["get"]),
 ];
 
+/// What the chart can leave out: a resource of [`CLUSTER`], and the value that says whether it is written.
+const OUTPUTS: &[(&str, &str)] =
+    &[("imagedigestmirrorsets", "imageDigestMirrorSet"), ("imagetagmirrorsets", "imageTagMirrorSet")];
+/// What remains of the verbs on an output that is left out: foreign objects are still looked at.
+const LOOKING: &[&str] = &["get", "list", "watch"];
+
+/// The chart's templates of all rules, and their path.
+pub fn chart_rules() -> (String, String) {
+    let mut text = "{{/* Generated from src/api/rbac.rs; do not edit. */}}\n".to_owned();
+    for (name, rules) in
+        [("cluster", CLUSTER), ("watched", WATCHED), ("own", OWN), ("viewer", VIEWER), ("editor", EDITOR)]
+    {
+        let rules: Vec<String> = rules.iter().map(templated).collect();
+        // The last line break is that of the line that includes it.
+        let rules = rules.concat();
+        text += &format!("\n{{{{- define \"{NAME}.rules.{name}\" }}}}\n{}\n{{{{- end }}}}\n", rules.trim_end());
+    }
+    (format!("charts/{NAME}/templates/_rules.tpl"), text)
+}
+
+/// A rule as the chart has it: what depends on values is one.
+fn templated(rule: &Rule) -> String {
+    let switch = |resource: &str| OUTPUTS.iter().find(|(name, _)| *name == resource).map(|(_, value)| value);
+    let (switched, fixed): (Vec<&str>, Vec<&str>) =
+        rule.resources.iter().partition(|resource| rule.verbs.contains(&"create") && switch(resource).is_some());
+    let mut text = String::new();
+    for resource in &switched {
+        let (value, all, some) = (switch(resource).unwrap_or(&""), rule.verbs.join(", "), LOOKING.join(", "));
+        let verbs = format!("{{{{ ternary \"[{all}]\" \"[{some}]\" .Values.outputs.{value} }}}}");
+        text += &entry(rule, resource, &names(rule), &verbs);
+    }
+    if !fixed.is_empty() {
+        let names = match (rule.names, fixed.as_slice()) {
+            // The lease is named like the Deployment.
+            ([NAME], ["leases"]) => format!("  resourceNames: [{{{{ include \"{NAME}.fullname\" . }}}}]\n"),
+            ([], ["secrets"]) => {
+                "  {{- with .Values.rbac.secretNames }}\n  resourceNames: {{ toJson . }}\n  {{- end }}\n".to_owned()
+            }
+            _ => names(rule),
+        };
+        text += &entry(rule, &fixed.join(", "), &names, &format!("[{}]", rule.verbs.join(", ")));
+    }
+    text
+}
+
 /// The files of `config/rbac` and their contents.
 pub fn files() -> Vec<(String, String)> {
     let account = json!({"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE});
@@ -164,13 +209,20 @@ fn labels(more: &Value) -> Value {
 }
 
 fn written(rule: &Rule) -> String {
-    let group = if rule.group.is_empty() { "\"\"" } else { rule.group };
-    let names = match rule.names {
+    entry(rule, &rule.resources.join(", "), &names(rule), &format!("[{}]", rule.verbs.join(", ")))
+}
+
+fn names(rule: &Rule) -> String {
+    match rule.names {
         [] => String::new(),
         names => format!("  resourceNames: [{}]\n", names.join(", ")),
-    };
-    let (why, resources, verbs) = (rule.why, rule.resources.join(", "), rule.verbs.join(", "));
-    format!("# {why}\n- apiGroups: [{group}]\n  resources: [{resources}]\n{names}  verbs: [{verbs}]\n")
+    }
+}
+
+fn entry(rule: &Rule, resources: &str, names: &str, verbs: &str) -> String {
+    let group = if rule.group.is_empty() { "\"\"" } else { rule.group };
+    let why = rule.why;
+    format!("# {why}\n- apiGroups: [{group}]\n  resources: [{resources}]\n{names}  verbs: {verbs}\n")
 }
 
 /// Roles are written by hand, so that each rule has its reason beside it.

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod arrives_bit_identical;
+mod chart;
 mod cluster_without_openshift;
 mod command_line;
 mod drains_are_held_back;

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use crate::api::{ImageSetMirrorStatus, ResourceState, ResourceStatus};
 use crate::failure::cut;
+use crate::oci::Digest;
 
-use super::status::{ConditionType, Reason};
+use super::status::{ConditionType, Reason, notes};
 
 /// Longest note that the API takes.
 const NOTE: usize = 1024;
@@ -113,6 +114,8 @@ reasons! {
     KindNotServed: Warning,
     /// The API server failed to take an object.
     ApplyFailed: Warning,
+    /// Something to know about the cluster objects, such as rules of others that hide ours.
+    ResourceNotice: Warning,
     /// A change is held back or about to be written that drains nodes.
     NodesWillDrain: Warning,
     /// The finalizer was dropped before everything was removed.
@@ -300,6 +303,13 @@ impl Change<'_> {
                 _ => format!("{kind} {name}: {}", condition(self.new, ConditionType::ResourcesApplied).2),
             };
             notes.push(EventNote::about(reason, kind, name, twelve(&resource.hash), &note));
+        }
+        let (was, is) = self.both(ConditionType::ResourcesApplied);
+        if let Some(text) = self::notes(is.2)
+            && self::notes(was.2) != Some(text)
+        {
+            let action = format!("Notice-{}", Digest::of(text.as_bytes()).short());
+            notes.push(EventNote::new(EventReason::ResourceNotice, &action, text));
         }
         for (key, resource) in &old {
             if resource.state == ResourceState::Applied && !new.contains_key(key) {
@@ -495,6 +505,22 @@ mod tests {
             assert_eq!(told(Some(&first), &with(vec![resource(state, "aaaa")])), [wanted]);
         }
         assert!(told(Some(&none), &with(vec![resource(ResourceState::Published, "aaaa")])).is_empty());
+    }
+
+    #[test]
+    fn what_is_to_know_about_cluster_objects_is_told_when_it_changes() {
+        let with = |message: &str| {
+            let mut status = status(&["ResourcesApplied=True/Applied"], FIRST, FIRST);
+            status.conditions[0].message = message.to_owned();
+            status
+        };
+        let (plain, noted) = (with("2 objects written"), with("2 objects written. To know: a rule is hidden"));
+        assert!(told(Some(&plain), &with("3 objects written")).is_empty());
+        let notes = transitions(Some(&plain), &noted);
+        assert_eq!((notes.len(), notes[0].note.as_str()), (1, "a rule is hidden"));
+        assert!(told(Some(&noted), &with("3 objects written. To know: a rule is hidden")).is_empty());
+        assert_eq!(told(Some(&noted), &with("2 objects written. To know: two rules")), ["ResourceNotice"]);
+        assert!(told(Some(&noted), &plain).is_empty());
     }
 
     #[test]

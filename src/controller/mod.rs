@@ -13,6 +13,8 @@ mod reconcile;
 mod recorder;
 pub mod schedule;
 pub mod status;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};

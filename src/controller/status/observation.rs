@@ -80,6 +80,8 @@ pub enum WaitReason {
     ConfigMapNotFound,
     /// The bundle holds no certificate that can be read.
     TrustBundleInvalid,
+    /// The API server does not let us read a Secret or `ConfigMap`, or does not answer.
+    ReferenceUnreadable,
 }
 
 impl WaitReason {
@@ -89,6 +91,7 @@ impl WaitReason {
             Self::SecretInvalid => Reason::SecretInvalid,
             Self::ConfigMapNotFound => Reason::ConfigMapNotFound,
             Self::TrustBundleInvalid => Reason::TrustBundleInvalid,
+            Self::ReferenceUnreadable => Reason::ReferenceUnreadable,
         }
     }
 }
@@ -264,6 +267,8 @@ pub struct FailedItem {
 pub struct Applied {
     /// One entry per object. Empty if nothing is to be written, all outputs being disabled.
     pub outputs: Vec<Output>,
+    /// What to know about them that stops nothing, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// One object for the cluster.

@@ -100,6 +100,8 @@ names! {
         ConfigMapNotFound,
         /// The certificates that the spec names cannot be read.
         TrustBundleInvalid,
+        /// A Secret or `ConfigMap` that the spec names may not be read by the operator.
+        ReferenceUnreadable,
         /// Images that were in the target are gone and are copied again.
         ContentMissing,
         /// A release signature is missing or wrong.
@@ -162,7 +164,14 @@ impl Reason {
 
     /// Something that the spec names is missing or cannot be used.
     pub(crate) fn is_waiting(self) -> bool {
-        matches!(self, Self::SecretNotFound | Self::SecretInvalid | Self::ConfigMapNotFound | Self::TrustBundleInvalid)
+        matches!(
+            self,
+            Self::SecretNotFound
+                | Self::SecretInvalid
+                | Self::ConfigMapNotFound
+                | Self::TrustBundleInvalid
+                | Self::ReferenceUnreadable
+        )
     }
 
     /// Trying again is no help, or only if somebody changes something elsewhere.

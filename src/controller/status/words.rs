@@ -81,6 +81,19 @@ pub(super) fn summary(plan: &Planned, failures: &[FailedItem]) -> String {
     text
 }
 
+/// Stands between a verdict and what else there is to know.
+const NOTES: &str = ". To know: ";
+
+/// A verdict with what else there is to know; the verdict comes first, since a long message is cut.
+pub(super) fn with_notes(verdict: &str, notes: &[String]) -> String {
+    if notes.is_empty() { verdict.to_owned() } else { format!("{verdict}{NOTES}{}", notes.join("; ")) }
+}
+
+/// What else there is to know, of a message with a verdict.
+pub(in crate::controller) fn notes(message: &str) -> Option<&str> {
+    message.split_once(NOTES).map(|(_, notes)| notes)
+}
+
 /// The reason that decides, and a message that names the objects it is about.
 pub(super) fn verdict(applied: &Applied) -> (Reason, String) {
     const WORST_FIRST: [(ResourceState, Reason); 7] = [

@@ -65,9 +65,9 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         let (client, namespaces, health) = (client.clone(), settings.watch_namespaces.clone(), health.clone());
         let stop = stop.clone();
         tracker.spawn(async move {
-            let ready = |served| {
-                health.set(Part::CrdServed, served);
-                if served {
+            let ready = |readiness: controller::Readiness| {
+                health.set(Part::CrdServed, readiness.served);
+                if readiness.listed {
                     health.set(Part::FirstList, true);
                 }
             };

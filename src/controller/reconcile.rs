@@ -87,6 +87,8 @@ pub(super) struct Context {
     /// Least time between requested syncs.
     pub(super) sync_gap: Duration,
     pub(super) known: Objects,
+    /// Whom a finished sync wakes.
+    pub(super) names: super::Names,
 }
 
 /// What is remembered of all objects, by UID.
@@ -186,6 +188,8 @@ impl Context {
         if self.known.is_gone(&uid) {
             return Ok(Action::await_change());
         }
+        // A sync may end before the watch of deletions has seen the object.
+        super::note(&self.names, object);
         let remembered = self.known.with(&uid, |known| known.status.clone());
         let previous = remembered.or_else(|| object.status.clone()).filter(|status| {
             // The default of a new object says nothing yet.

@@ -84,6 +84,8 @@ reasons! {
     TargetUnreachable: Warning,
     /// No source can be reached.
     SourceUnreachable: Warning,
+    /// The certificate of a registry is not trusted.
+    CertificateNotTrusted: Warning,
     /// A registry limits the rate of requests.
     RateLimited: Warning,
     /// A defect of the operator ended the sync.
@@ -228,6 +230,12 @@ impl Change<'_> {
         self.new.plan.as_ref().map_or("", |plan| twelve(&plan.digest))
     }
 
+    fn started(&self) -> EventNote {
+        let total = self.new.progress.as_ref().map_or(0, |progress| progress.images.total);
+        let note = format!("copying; {total} images are wanted in the target");
+        EventNote::new(EventReason::MirrorStarted, &format!("Copy-{}", self.digest()), &note)
+    }
+
     fn copying(&self, notes: &mut Vec<EventNote>) {
         let start = |status: &ImageSetMirrorStatus| status.sync.as_ref().and_then(|sync| sync.start_time.clone());
         let written = |status: &ImageSetMirrorStatus| {
@@ -237,9 +245,7 @@ impl Change<'_> {
         let running = condition(self.new, ConditionType::Reconciling).1 == Some(Reason::Copying)
             || condition(self.new, ConditionType::UpToDate).1 == Some(Reason::NewContent);
         if running && written(self.new) && (!written(self.old) || start(self.old) != start(self.new)) {
-            let total = self.new.progress.as_ref().map_or(0, |progress| progress.images.total);
-            let note = format!("copying; {total} images are wanted in the target");
-            notes.push(EventNote::new(EventReason::MirrorStarted, &format!("Copy-{}", self.digest()), &note));
+            notes.push(self.started());
         }
         let (was, is) = self.both(ConditionType::Mirrored);
         let (update_was, update_is) = self.both(ConditionType::UpToDate);
@@ -249,6 +255,11 @@ impl Change<'_> {
             return;
         }
         let action = format!("Copy-{}", self.digest());
+        let copied = self.new.progress.as_ref().is_some_and(|progress| progress.images.copied > 0);
+        // A short sync is first seen at its end.
+        if copied && (!written(self.old) || start(self.old) != start(self.new)) {
+            notes.push(self.started());
+        }
         if was.1 == Some(Reason::ContentMissing) {
             let note = "images that were gone from the target are back";
             notes.push(EventNote::new(EventReason::DriftRepaired, &action, note));
@@ -330,6 +341,7 @@ fn of_ready(reason: Reason) -> Option<EventReason> {
         Reason::AuthenticationFailed => EventReason::AuthenticationFailed,
         Reason::TargetUnreachable => EventReason::TargetUnreachable,
         Reason::SourceUnreachable => EventReason::SourceUnreachable,
+        Reason::CertificateNotTrusted => EventReason::CertificateNotTrusted,
         Reason::RateLimited => EventReason::RateLimited,
         Reason::InternalError => EventReason::InternalError,
         Reason::SignatureInvalid => EventReason::SignatureInvalid,
@@ -420,6 +432,12 @@ mod tests {
         assert_eq!(told(Some(&planned), &copying), ["MirrorStarted"]);
         let done = status(&READY, FIRST, FIRST);
         assert_eq!(told(Some(&copying), &done), ["MirrorSucceeded"]);
+        let short = ImageSetMirrorStatus { progress: copying.progress, ..done };
+        assert_eq!(
+            told(Some(&planned), &short),
+            ["MirrorStarted", "MirrorSucceeded"],
+            "one too short to be seen under way"
+        );
     }
 
     #[test]

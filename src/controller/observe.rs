@@ -74,7 +74,8 @@ fn wait_reason(reason: ProblemReason) -> WaitReason {
 fn abort_reason(failure: &Failure) -> AbortReason {
     match failure.reason {
         Reason::TargetAuth | Reason::SourceAuth => AbortReason::AuthenticationFailed,
-        Reason::NetworkUnreachable | Reason::TLSUntrusted => AbortReason::TargetUnreachable,
+        Reason::NetworkUnreachable => AbortReason::TargetUnreachable,
+        Reason::TLSUntrusted => AbortReason::CertificateNotTrusted,
         Reason::RateLimited => AbortReason::RateLimited,
         _ => AbortReason::TargetFailed,
     }
@@ -89,14 +90,13 @@ fn result(done: &Done) -> SyncResult {
         failure: failure.clone(),
     });
     let mut failures: Vec<FailedItem> = unresolved.collect();
-    let progress = match &done.result {
+    match &done.result {
         Deed::Copied(report) => {
             let outcomes = report.items.iter().map(|item| match &item.outcome {
                 Outcome::Failed(failure) => Some(failure),
                 _ => None,
             });
             failures.extend(failed(plan, outcomes));
-            copied(report)
         }
         Deed::Surveyed(survey) => {
             let outcomes = survey.items.iter().map(|item| match &item.finding {
@@ -104,9 +104,8 @@ fn result(done: &Done) -> SyncResult {
                 Finding::Present | Finding::Missing => None,
             });
             failures.extend(failed(plan, outcomes));
-            surveyed(survey)
         }
-    };
+    }
     // Content is complete, but that it is could not be noted: tried again, and said.
     failures.extend(done.state_failure.iter().map(|failure| FailedItem {
         image: "imageset-mirror/state".to_owned(),
@@ -114,7 +113,7 @@ fn result(done: &Done) -> SyncResult {
         stage: FailedStage::Copy,
         failure: failure.clone(),
     }));
-    SyncResult::Done { plan: planned(plan, done.added, done.removed), progress, failures }
+    SyncResult::Done { plan: planned(plan, done.added, done.removed), progress: progress(done), failures }
 }
 
 fn failed<'a>(
@@ -130,6 +129,14 @@ fn failed<'a>(
             failure: failure?.clone(),
         })
     })
+}
+
+/// What a sync did, in numbers.
+pub(super) fn progress(done: &Done) -> Progress {
+    match &done.result {
+        Deed::Copied(report) => copied(report),
+        Deed::Surveyed(survey) => surveyed(survey),
+    }
 }
 
 fn copied(report: &Report) -> Progress {

@@ -162,8 +162,10 @@ pub enum SyncResult {
 /// Why a sync could not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortReason {
-    /// The target cannot be reached, or its certificate is not trusted.
+    /// The target cannot be reached.
     TargetUnreachable,
+    /// The target's certificate is not trusted.
+    CertificateNotTrusted,
     /// The target refuses the credentials.
     AuthenticationFailed,
     /// The target limits the rate of requests.
@@ -184,6 +186,7 @@ impl AbortReason {
     pub(super) fn reason(self) -> Reason {
         match self {
             Self::TargetUnreachable => Reason::TargetUnreachable,
+            Self::CertificateNotTrusted => Reason::CertificateNotTrusted,
             Self::AuthenticationFailed => Reason::AuthenticationFailed,
             Self::RateLimited => Reason::RateLimited,
             Self::TargetFailed => Reason::CopyFailed,

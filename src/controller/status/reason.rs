@@ -88,6 +88,8 @@ names! {
         TargetUnreachable,
         /// No source registry can be reached.
         SourceUnreachable,
+        /// The certificate of a registry is not signed by anybody whom we trust.
+        CertificateNotTrusted,
         /// A registry limits the rate of requests.
         RateLimited,
         /// A defect of the operator ended the sync.
@@ -155,6 +157,7 @@ impl Reason {
                 | Self::AuthenticationFailed
                 | Self::TargetUnreachable
                 | Self::SourceUnreachable
+                | Self::CertificateNotTrusted
                 | Self::RateLimited
                 | Self::InternalError
                 | Self::SignatureInvalid

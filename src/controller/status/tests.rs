@@ -227,6 +227,7 @@ fn failures_are_told_by_the_reason_they_share() {
         (vec![(Resolve, Cause::SourceAuth), (Copy, Cause::DependencyFailed)], "AuthenticationFailed"),
         (vec![(Copy, Cause::RateLimited)], "RateLimited"),
         (vec![(Resolve, Cause::NetworkUnreachable)], "SourceUnreachable"),
+        (vec![(Resolve, Cause::TLSUntrusted), (Copy, Cause::DependencyFailed)], "CertificateNotTrusted"),
         (vec![(Resolve, Cause::SourceNotFound)], "ResolveFailed"),
         (vec![(Resolve, Cause::SourceNotFound), (Copy, Cause::RegistryError)], "CopyFailed"),
         (vec![(Copy, Cause::Cancelled)], "CopyFailed"),

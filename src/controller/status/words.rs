@@ -42,6 +42,8 @@ pub(super) fn reason_of(failures: &[FailedItem]) -> Reason {
         Reason::AuthenticationFailed
     } else if all(&[Cause::RateLimited]) {
         Reason::RateLimited
+    } else if all(&[Cause::TLSUntrusted]) {
+        Reason::CertificateNotTrusted
     } else if resolving && all(&[Cause::NetworkUnreachable, Cause::TLSUntrusted]) {
         Reason::SourceUnreachable
     } else if resolving {

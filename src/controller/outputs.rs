@@ -13,14 +13,15 @@ use super::apply::{Cluster, Error, Slot};
 use super::events::{EventNote, EventReason};
 use super::recorder::Publisher;
 use super::status::{Applied, Output};
-use crate::api::{ImageSetMirror, OutputPolicy, Removal, ResourceState, ResourceStatus};
+use crate::api::{ImageSetMirror, OWNER_REF_ANNOTATION, OutputPolicy, Removal, ResourceState, ResourceStatus};
 use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
 use crate::oci::Digest;
 use crate::plan::{Plan, PlanItem};
 use crate::request::Request;
 use crate::resources::{
-    Apply, Conflict, Desired, HeldReason, Impact, Inputs, MirrorKind, MirrorSet, ObjectName, Stored, repair, withdraw,
+    Apply, ClusterSnapshot, Conflict, Desired, HeldReason, Impact, Inputs, MirrorKind, MirrorSet, ObjectName, Stored,
+    repair, withdraw,
 };
 
 /// Group of mirror sets.
@@ -124,12 +125,22 @@ impl Outputs {
         let mut outputs = BTreeMap::new();
         for apply in &desired.apply {
             let output = self.apply(cluster, events, owner.object, apply).await?;
+            if apply.changed && output.state == ResourceState::Applied {
+                self.tell_written(events, owner, &apply.object, &snapshot).await;
+            }
             outputs.insert(name_of(&apply.object), output);
         }
         for object in &desired.remove {
             if cluster.delete(object, &owner.mark()).await? {
+                self.metrics.applied(object.kind.kind(), ApplyResult::Deleted);
                 tracing::info!(%object, "mirror set deleted");
             }
+        }
+        for held in &desired.held {
+            self.metrics.applied(held.object.kind.kind(), ApplyResult::Refused);
+        }
+        for conflict in &desired.conflicts {
+            self.metrics.applied(about(conflict).0.kind.kind(), ApplyResult::Refused);
         }
         describe(&desired, &mut outputs);
         if let Some(rollout) = snapshot.rollout() {
@@ -173,11 +184,14 @@ impl Outputs {
         let mut output = output(&name_of(set), ResourceState::Applied, String::new());
         output.hash = hash(set);
         if !apply.changed {
+            self.metrics.applied(set.kind().kind(), ApplyResult::Unchanged);
             return Ok(output);
         }
         if let Impact::Drain { why } = &apply.impact {
             let note = format!("writing {} drains nodes: {}", name_of(set), why.join("; "));
-            events.publish(owner, EventNote::new(EventReason::NodesWillDrain, &set.name(), &note)).await;
+            let (kind, name) = (set.kind().kind(), set.name());
+            let note = EventNote::about(EventReason::NodesWillDrain, kind, &name, &output.hash, &note);
+            events.publish(owner, note).await;
         }
         match cluster.apply(set).await {
             Ok(()) => {
@@ -195,6 +209,32 @@ impl Outputs {
         Ok(output)
     }
 
+    /// Tells of an object that was written whether it was somebody else's, or ours and not what we had left.
+    async fn tell_written(&self, events: &Publisher, owner: Owner<'_>, set: &MirrorSet, snapshot: &ClusterSnapshot) {
+        let (kind, name, hash) = (set.kind().kind(), set.name(), hash(set));
+        if snapshot_has_foreign(snapshot, set, &owner.mark()) {
+            let note = format!("{kind} {name} was somebody else's and is ours now");
+            events
+                .publish(owner.object, EventNote::about(EventReason::ResourceAdopted, kind, &name, &hash, &note))
+                .await;
+            return;
+        }
+        let known = owner.object.status.iter().flat_map(|status| &status.resources);
+        let mut left = known.filter(|found| found.kind == kind && found.name == name);
+        if left.any(|found| found.state == ResourceState::Applied && found.hash == hash) {
+            self.tell_repaired(events, owner, set).await;
+        }
+    }
+
+    async fn tell_repaired(&self, events: &Publisher, owner: Owner<'_>, set: &MirrorSet) {
+        self.metrics.drifted(Drift::Resource);
+        let (kind, name) = (set.kind().kind(), set.name());
+        let note = format!("{kind} {name} was changed or deleted and is put back");
+        events
+            .publish(owner.object, EventNote::about(EventReason::DriftRepaired, kind, &name, &hash(set), &note))
+            .await;
+    }
+
     /// Puts back what somebody changed or deleted, from what was published.
     pub(super) async fn repair(&self, cluster: &Cluster, events: &Publisher, owner: Owner<'_>) -> Result<(), Error> {
         let request = owner.request;
@@ -210,9 +250,10 @@ impl Outputs {
         let snapshot = cluster.snapshot(true).await?;
         let repair = repair(identity, &request.cluster, &stored, &snapshot);
         for apply in repair.apply.iter().filter(|apply| apply.changed) {
-            self.metrics.drifted(Drift::Resource);
             let output = self.apply(cluster, events, owner.object, apply).await?;
-            if output.state != ResourceState::Applied {
+            if output.state == ResourceState::Applied {
+                self.tell_repaired(events, owner, &apply.object).await;
+            } else {
                 tracing::warn!(
                     namespace = identity.namespace,
                     name = identity.name,
@@ -475,15 +516,32 @@ fn describe(desired: &Desired, outputs: &mut BTreeMap<ObjectName, Output>) {
         outputs.insert(held.object.clone(), output);
     }
     for conflict in &desired.conflicts {
-        let (object, state) = match conflict {
-            Conflict::Name { kind, name } => (ObjectName { kind: *kind, name: name.clone() }, ResourceState::Conflict),
-            Conflict::Policy { ours, .. } => (named(ours), ResourceState::MirrorPolicyConflict),
-            Conflict::NeverWithRemoval { kind } => {
-                (ObjectName { kind: *kind, name: String::new() }, ResourceState::MirrorPolicyConflict)
-            }
-        };
+        let (object, state) = about(conflict);
         let output = output(&object, state, conflict.to_string());
         outputs.insert(object, output);
+    }
+}
+
+/// Which object a conflict keeps from being written, and its state.
+fn about(conflict: &Conflict) -> (ObjectName, ResourceState) {
+    match conflict {
+        Conflict::Name { kind, name } => (ObjectName { kind: *kind, name: name.clone() }, ResourceState::Conflict),
+        Conflict::Policy { ours, .. } => (named(ours), ResourceState::MirrorPolicyConflict),
+        Conflict::NeverWithRemoval { kind } => {
+            (ObjectName { kind: *kind, name: String::new() }, ResourceState::MirrorPolicyConflict)
+        }
+    }
+}
+
+/// True if the cluster had an object of this name that did not carry our mark.
+fn snapshot_has_foreign(snapshot: &ClusterSnapshot, set: &MirrorSet, mark: &str) -> bool {
+    fn foreign<K: kube::ResourceExt>(sets: &[K], name: &str, mark: &str) -> bool {
+        let of_others = |found: &K| found.annotations().get(OWNER_REF_ANNOTATION).is_none_or(|owner| owner != mark);
+        sets.iter().any(|found| found.name_any() == name && of_others(found))
+    }
+    match set.kind() {
+        MirrorKind::Digest => foreign(&snapshot.idms, &set.name(), mark),
+        MirrorKind::Tag => foreign(&snapshot.itms, &set.name(), mark),
     }
 }
 
@@ -642,6 +700,35 @@ mod tests {
         let slot = world.cluster.config_map(&world.object, "set-manifests").await.unwrap();
         world.cluster.publish(&world.object, "set-manifests", BTreeMap::new(), &slot).await.unwrap();
         assert_eq!(world.server.get(&map), None);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_changed_is_put_back_and_told() {
+        let mut world = World::new(true);
+        let applied = world.write().await.unwrap();
+        let output = &applied.outputs[0];
+        let status = json!({"resources": [{"group": GROUP, "kind": output.kind, "name": output.name,
+                                           "state": "Applied", "hash": output.hash}]});
+        world.object.status = Some(serde_json::from_value(status).unwrap());
+        let path = format!("{IDMS}/{}", output.name);
+        world.server.remove(&path);
+        world.server.writes();
+        world.write().await.unwrap();
+        assert_eq!(world.server.writes(), [format!("PATCH {path}"), "POST DriftRepaired".to_owned()]);
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_over_is_told() {
+        let mut world = World::new(true);
+        let path = format!("{IDMS}/{}", world.write().await.unwrap().outputs[0].name);
+        let mut set = world.server.get(&path).unwrap();
+        set["metadata"]["annotations"] = json!({});
+        set["metadata"]["labels"] = json!({});
+        world.server.put(&path, set);
+        world.request.cluster.conflict_policy = crate::api::ConflictPolicy::Adopt;
+        world.server.writes();
+        world.write().await.unwrap();
+        assert_eq!(world.server.writes(), [format!("PATCH {path}"), "POST ResourceAdopted".to_owned()]);
     }
 
     #[tokio::test]

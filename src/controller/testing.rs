@@ -42,6 +42,10 @@ impl Server {
         self.objects.lock().unwrap().insert(path.to_owned(), object);
     }
 
+    pub(super) fn remove(&self, path: &str) {
+        self.objects.lock().unwrap().remove(path);
+    }
+
     pub(super) fn get(&self, path: &str) -> Option<Value> {
         self.objects.lock().unwrap().get(path).cloned()
     }

@@ -18,7 +18,8 @@ use crate::api::openshift::{
     Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet, MachineConfigPool,
 };
 use crate::api::{
-    API_VERSION, FIELD_MANAGER, FINALIZER, ImageSetMirror, ImageSetMirrorStatus, KIND, OWNER_REF_ANNOTATION,
+    API_VERSION, ClusterResources, FIELD_MANAGER, FINALIZER, ImageSetMirror, ImageSetMirrorStatus, KIND,
+    OWNER_REF_ANNOTATION,
 };
 use crate::resources::{Access, ClusterSnapshot, MirrorKind, MirrorSet, ObjectName};
 
@@ -357,6 +358,19 @@ impl Cluster {
         let found = timed(|| format!("reading `{namespace}/{name}`"), self.mirrors(namespace).get_opt(name)).await?;
         let status = found.and_then(|found| found.data.get("status").cloned());
         Ok(status.and_then(|status| serde_json::from_value(status).ok()))
+    }
+
+    /// What an object of which not everything can be read says about cluster objects, if that can be.
+    pub(super) async fn read_cluster_resources(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ClusterResources>, Error> {
+        let found = timed(|| format!("reading `{namespace}/{name}`"), self.mirrors(namespace).get_opt(name)).await?;
+        Ok(found.and_then(|found| match found.data.pointer("/spec/clusterResources") {
+            None => Some(ClusterResources::default()),
+            Some(wanted) => serde_json::from_value(wanted.clone()).ok(),
+        }))
     }
 
     /// Writes the status, all of it.

@@ -13,12 +13,14 @@ use super::apply::{Cluster, Error, Slot};
 use super::events::{EventNote, EventReason};
 use super::recorder::Publisher;
 use super::status::{Applied, Output};
-use crate::api::{ImageSetMirror, OWNER_REF_ANNOTATION, OutputPolicy, Removal, ResourceState, ResourceStatus};
+use crate::api::{
+    ImageSetMirror, MirrorSourcePolicy, OWNER_REF_ANNOTATION, OutputPolicy, Removal, ResourceState, ResourceStatus,
+};
 use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
 use crate::oci::Digest;
 use crate::plan::{Plan, PlanItem};
-use crate::request::Request;
+use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request};
 use crate::resources::{
     Apply, ClusterSnapshot, Conflict, Desired, HeldReason, Impact, Inputs, MirrorKind, MirrorSet, ObjectName, Stored,
     repair, withdraw,
@@ -275,31 +277,60 @@ impl Outputs {
         Ok(())
     }
 
-    /// Removes what was written to the cluster for an object that is being deleted, as far as its spec asks for that.
+    /// Removes what was written to the cluster for an object that is being deleted, as far as its spec asks for that. Of a
+    /// spec that is not valid any more `clusterResources` still counts; `readable` is false if that cannot be read either.
     pub(super) async fn remove_all(
         &self,
         cluster: &Cluster,
         events: &Publisher,
         object: &ImageSetMirror,
+        readable: bool,
     ) -> Result<(), Error> {
-        let namespace = object.namespace().unwrap_or_default();
-        // A spec that is not valid any more asks for nothing that could be relied on.
-        let Ok(request) = Request::try_new(object) else { return Ok(()) };
-        if request.cluster.removal != Removal::Remove || !self.may(&namespace) {
+        let spec = &object.spec.cluster_resources;
+        if readable && spec.removal != Removal::Remove {
             return Ok(());
         }
-        let snapshot = cluster.snapshot(true).await?;
-        let withdrawal = withdraw(&request.identity, &request.cluster, &snapshot);
-        let owner = Owner { object, request: &request }.mark();
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let mark = format!("{namespace}/{name}");
+        let allowed = self.may(&namespace);
+        let identity = Identity { namespace, name, uid: object.uid().unwrap_or_default() };
+        let snapshot = cluster.snapshot(allowed).await?;
+        // Nothing is wanted of any kind any more.
+        let output = MirrorSetOutput { policy: OutputPolicy::Disabled, source_policy: MirrorSourcePolicy::default() };
+        let outputs = ClusterOutputs {
+            idms: output,
+            itms: output,
+            disruption: spec.disruption,
+            removal: Removal::Remove,
+            conflict_policy: spec.conflict_policy,
+        };
+        let withdrawal = withdraw(&identity, &outputs, &snapshot);
+        let obstacle = match (readable, allowed) {
+            (false, _) => Some("its spec cannot be read"),
+            (true, false) => Some("its namespace may not write to the cluster any more"),
+            (true, true) => None,
+        };
+        if let Some(why) = obstacle {
+            let held = withdrawal.held.iter().map(|held| &held.object);
+            let left: Vec<_> = withdrawal.remove.iter().chain(held).map(ToString::to_string).collect();
+            if !left.is_empty() {
+                events.orphaned(object, &left.join(", "), why).await;
+            }
+            return Ok(());
+        }
         for name in withdrawal.remove {
-            if cluster.delete(&name, &owner).await? {
+            if cluster.delete(&name, &mark).await? {
+                self.metrics.applied(name.kind.kind(), ApplyResult::Deleted);
                 let note = format!("deleted {name} with its object");
-                events.publish(object, EventNote::new(EventReason::ResourceDeleted, &name.name, &note)).await;
+                let kind = name.kind.kind();
+                let note = EventNote::about(EventReason::ResourceDeleted, kind, &name.name, "", &note);
+                events.publish(object, note).await;
             }
         }
         for held in withdrawal.held {
+            let (kind, name) = (held.object.kind.kind(), &held.object.name);
             let note = format!("{} stays: {}; `disruption` is `ReloadOnly`", held.object, held.message);
-            events.publish(object, EventNote::new(EventReason::CleanupAbandoned, &held.object.name, &note)).await;
+            events.publish(object, EventNote::about(EventReason::CleanupAbandoned, kind, name, "", &note)).await;
         }
         Ok(())
     }
@@ -729,6 +760,29 @@ mod tests {
         world.server.writes();
         world.write().await.unwrap();
         assert_eq!(world.server.writes(), [format!("PATCH {path}"), "POST ResourceAdopted".to_owned()]);
+    }
+
+    #[tokio::test]
+    async fn what_a_deleted_object_leaves_behind_is_removed_or_named() {
+        let mut world = World::new(true);
+        let path = format!("{IDMS}/{}", world.write().await.unwrap().outputs[0].name);
+        world.object.spec.cluster_resources.removal = Removal::Remove;
+        world.object.spec.cluster_resources.disruption = crate::api::Disruption::AllowDrain;
+        // Not valid any more, but what is to be removed can be read.
+        world.object.spec.mirror = crate::api::ImageSetMirrorSpec::default().mirror;
+        world.server.writes();
+        for (readable, allowed) in [(false, true), (true, false)] {
+            let namespaces = allowed.then(|| "team".to_owned()).into_iter().collect();
+            let outputs = Outputs::new(namespaces, world.outputs.metrics.clone());
+            outputs.remove_all(&world.cluster, &world.events, &world.object, readable).await.unwrap();
+            assert_eq!(world.server.writes(), ["POST CleanupAbandoned"]);
+            world.events = Publisher::new(world.server.client(), "pod");
+        }
+        assert!(world.server.get(&path).is_some());
+        world.outputs.remove_all(&world.cluster, &world.events, &world.object, true).await.unwrap();
+        assert_eq!(world.server.writes(), [format!("DELETE {path}"), "POST ResourceDeleted".to_owned()]);
+        world.outputs.remove_all(&world.cluster, &world.events, &world.object, false).await.unwrap();
+        assert!(world.server.writes().is_empty(), "nothing is left to be named");
     }
 
     #[tokio::test]

@@ -173,11 +173,15 @@ struct Pass<'a> {
 impl Context {
     async fn pass(&self, guarded: &DeserializeGuard<ImageSetMirror>) -> Result<Action, apply::Error> {
         match &guarded.0 {
-            Ok(object) if object.meta().deletion_timestamp.is_some() => self.deleted(object).await,
+            Ok(object) if object.meta().deletion_timestamp.is_some() => self.deleted(object, true).await,
             Ok(object) => self.object(object).await,
-            // What it asked for cannot be read any more, so what was written stays, as by default.
             Err(invalid) if invalid.metadata.deletion_timestamp.is_some() => {
-                self.deleted(&ImageSetMirror { metadata: invalid.metadata.clone(), ..ImageSetMirror::default() }).await
+                let mut object = ImageSetMirror { metadata: invalid.metadata.clone(), ..ImageSetMirror::default() };
+                let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+                let wanted = self.cluster.read_cluster_resources(&namespace, &name).await?;
+                let readable = wanted.is_some();
+                object.spec.cluster_resources = wanted.unwrap_or_default();
+                self.deleted(&object, readable).await
             }
             Err(invalid) => self.malformed(invalid).await,
         }
@@ -268,7 +272,7 @@ impl Context {
     }
 
     /// An object that is on its way out and waits for our finalizer.
-    async fn deleted(&self, object: &ImageSetMirror) -> Result<Action, apply::Error> {
+    async fn deleted(&self, object: &ImageSetMirror, readable: bool) -> Result<Action, apply::Error> {
         let uid = object.uid().unwrap_or_default();
         self.jobs.cancel(&uid).await;
         if !object.finalizers().iter().any(|known| known == crate::api::FINALIZER) {
@@ -276,7 +280,7 @@ impl Context {
         }
         let now = self.clock.now_in_seconds();
         let since = object.meta().deletion_timestamp.as_ref().map_or(now, |time| time.0);
-        let removed = self.outputs.remove_all(&self.cluster, &self.events, object).await;
+        let removed = self.outputs.remove_all(&self.cluster, &self.events, object, readable).await;
         if let Err(error) = removed {
             let waited = Duration::try_from(now.duration_since(since)).unwrap_or_default();
             if waited < CLEANUP_LIMIT {

@@ -65,6 +65,13 @@ impl Publisher {
         }
     }
 
+    /// What was written stays although its object wanted it removed.
+    pub(super) async fn orphaned(&self, object: &ImageSetMirror, left: &str, why: &str) {
+        tracing::error!(object = object.name_any(), namespace = object.namespace(), left, why, "cleanup abandoned");
+        let note = format!("stays in the cluster, because {why}: {left}");
+        self.publish_news(object, EventNote::new(EventReason::CleanupAbandoned, "Orphaned", &note)).await;
+    }
+
     /// The finalizer is dropped although something was left.
     pub(super) async fn cleanup_abandoned(&self, object: &ImageSetMirror, left: &str) {
         tracing::error!(object = %object.object_ref(&()).name.unwrap_or_default(), left, "cleanup abandoned");

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::access::{Access, Problem};
 use super::jobs::Work;
+use super::observe::progress;
 use super::status::{Planned, Progress};
 use crate::api::ImageSetMirror;
 use crate::clock::Clock;
@@ -291,14 +292,39 @@ impl Work for Worker {
         Ended::Panicked
     }
 
+    fn span(&self, order: &Order) -> tracing::Span {
+        let (identity, generation) = (&order.request.identity, order.request.generation);
+        let (namespace, name, uid) = (&identity.namespace, &identity.name, &identity.uid);
+        let sync_id = format!("{:08x}", fastrand::u32(..));
+        tracing::info_span!("sync", namespace, name, uid, generation, sync_id)
+    }
+
+    fn going_on(&self, going: &Going) {
+        let Progress { total, copied, present, failed, bytes_copied, .. } = going.progress;
+        tracing::info!(total, copied, present, failed, bytes = bytes_copied, "copying");
+    }
+
     fn ended(&self, order: &Order, outcome: Option<&Ended>, took: Duration) {
-        let identity = &order.request.identity;
-        let outcome = match outcome {
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let counted = match outcome {
+            // Nothing was begun, and it is looked at again and again.
+            Some(Ended::Waiting(problem)) => {
+                tracing::debug!(problem = problem.message, duration_ms, "sync waits");
+                return;
+            }
             None => SyncOutcome::Cancelled,
             Some(Ended::Done(done)) if done.complete() => SyncOutcome::Succeeded,
             Some(_) => SyncOutcome::Failed,
         };
-        self.metrics.synced(&identity.namespace, &identity.name, outcome, took);
+        let identity = &order.request.identity;
+        self.metrics.synced(&identity.namespace, &identity.name, counted, took);
+        let progress = match outcome {
+            Some(Ended::Done(done)) => progress(done),
+            _ => Progress::default(),
+        };
+        let Progress { total, copied, present, failed, bytes_copied, .. } = progress;
+        let outcome = counted.as_str();
+        tracing::info!(outcome, total, copied, present, failed, bytes = bytes_copied, duration_ms, "sync ended");
     }
 }
 

@@ -22,7 +22,10 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::api::ImageSetMirrorStatus;
 use crate::registry::Side;
 
+mod kube;
 mod process;
+
+pub use kube::CountRequests;
 
 /// The prefix of all our metrics but `process_*`.
 const PREFIX: &str = "imagesetmirror";
@@ -151,6 +154,12 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerbLabels {
+    verb: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
     host: String,
     method: &'static str,
@@ -191,6 +200,7 @@ pub struct Metrics {
     applies: Family<ApplyLabels, Counter>,
     drift: Family<KindLabel, Counter>,
     watch_restarts: Family<KindLabel, Counter>,
+    kube_requests: Family<VerbLabels, Counter>,
 }
 
 impl Metrics {
@@ -215,6 +225,7 @@ impl Metrics {
             applies: Family::default(),
             drift: Family::default(),
             watch_restarts: Family::default(),
+            kube_requests: Family::default(),
         };
         ours.register("leader", "1 if this process leads", metrics.leader.clone());
         ours.register("reconcile", "Reconciles by result", metrics.reconciles.clone());
@@ -232,6 +243,8 @@ impl Metrics {
             "Watches of the API server that had to be restarted",
             metrics.watch_restarts.clone(),
         );
+        let help = "Requests to the API server by status; code 0 stands for no answer";
+        ours.register("kube_requests", help, metrics.kube_requests.clone());
         // Alerts compare rates, so these exist before the first event.
         for outcome in [ImageOutcome::Copied, ImageOutcome::Present, ImageOutcome::Failed] {
             metrics.image(outcome, 0);
@@ -290,6 +303,10 @@ impl Metrics {
     /// Counts drift.
     pub fn drifted(&self, drift: Drift) {
         self.drift.get_or_create(&KindLabel { kind: drift.as_str() }).inc();
+    }
+
+    fn kube_requested(&self, verb: &'static str, code: u16) {
+        self.kube_requests.get_or_create(&VerbLabels { verb, code }).inc();
     }
 
     /// Counts a restarted watch of `kind`.
@@ -564,6 +581,13 @@ mod tests {
     }
 
     #[test]
+    fn a_build_knows_its_compiler() {
+        let build = Build::current();
+        assert!(build.rustc.starts_with("rustc "), "{}", build.rustc);
+        assert!(build.revision == "unknown" || build.revision.len() >= 12, "{}", build.revision);
+    }
+
+    #[test]
     fn the_series_of_an_object_go_with_it() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry, BUILD);
@@ -594,8 +618,8 @@ impl Build {
     pub fn current() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            revision: option_env!("IMAGESET_MIRROR_REVISION").unwrap_or("unknown"),
-            rustc: env!("CARGO_PKG_RUST_VERSION"),
+            revision: env!("IMAGESET_MIRROR_REVISION"),
+            rustc: env!("IMAGESET_MIRROR_RUSTC"),
         }
     }
 }

@@ -42,6 +42,8 @@ pub(super) fn reason_of(failures: &[FailedItem]) -> Reason {
         Reason::AuthenticationFailed
     } else if all(&[Cause::RateLimited]) {
         Reason::RateLimited
+    } else if all(&[Cause::TLSUntrusted]) {
+        Reason::CertificateNotTrusted
     } else if resolving && all(&[Cause::NetworkUnreachable, Cause::TLSUntrusted]) {
         Reason::SourceUnreachable
     } else if resolving {
@@ -79,6 +81,19 @@ pub(super) fn summary(plan: &Planned, failures: &[FailedItem]) -> String {
         text = format!("{text}{lead}{} ({}): {}", first.image, failure.reason, failure.message);
     }
     text
+}
+
+/// Stands between a verdict and what else there is to know.
+const NOTES: &str = ". To know: ";
+
+/// A verdict with what else there is to know; the verdict comes first, since a long message is cut.
+pub(super) fn with_notes(verdict: &str, notes: &[String]) -> String {
+    if notes.is_empty() { verdict.to_owned() } else { format!("{verdict}{NOTES}{}", notes.join("; ")) }
+}
+
+/// What else there is to know, of a message with a verdict.
+pub(in crate::controller) fn notes(message: &str) -> Option<&str> {
+    message.split_once(NOTES).map(|(_, notes)| notes)
 }
 
 /// The reason that decides, and a message that names the objects it is about.

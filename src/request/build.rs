@@ -64,8 +64,7 @@ impl Request {
         let identity = identity(object, &mut faults);
         let mut warnings = Vec::new();
         let target = target(&spec.target, &mut faults);
-        let prefix = target.as_ref().and_then(|target| target.prefix.as_ref());
-        let (additional, blocked) = content::read(&spec.mirror, prefix, &mut faults, &mut warnings);
+        let (additional, blocked) = content::read(&spec.mirror, target.as_ref(), &mut faults, &mut warnings);
         let source = source(&spec.source, &mut faults);
         let interval = duration("spec.interval", spec.interval.as_deref(), &mut faults);
         let progress_deadline = duration("spec.progressDeadline", spec.progress_deadline.as_deref(), &mut faults);
@@ -152,6 +151,15 @@ fn target(spec: &api::Target, faults: &mut Faults) -> Option<Target> {
     let prefix = match spec.path_prefix.as_deref() {
         None | Some("") => None,
         Some(text) => faults.parse::<RepositoryPath>("spec.target.pathPrefix", text),
+    };
+    let prefix = match prefix {
+        Some(prefix) if content::holds_records(prefix.as_str()) => {
+            let message =
+                format!("`{prefix}` is where records of what was mirrored are kept: set another `pathPrefix`");
+            faults.invalid("spec.target.pathPrefix", message);
+            None
+        }
+        prefix => prefix,
     };
     if spec.tls == Tls::Plain && spec.trust_bundle.is_some() {
         faults.invalid(

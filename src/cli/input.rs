@@ -10,8 +10,8 @@ use crate::file::{self, Destination};
 use crate::oci::Registry;
 use crate::registry::{Client, Credentials, Limits, Prefix, Side, Throttle};
 use crate::request::Request;
-use crate::state::Place;
-use crate::sync::{Sides, client_settings, tls};
+use crate::state::{Memory, Place};
+use crate::sync::{Copy, Sides, client_settings, tls};
 
 /// State that is kept from the command line, beside that of clusters.
 const NO_CLUSTER: &str = "command-line";
@@ -24,6 +24,14 @@ pub(super) struct Prepared {
     pub(super) place: Place,
     /// What is worth saying before anything is done.
     pub(super) warnings: Vec<String>,
+}
+
+impl Prepared {
+    /// A copy with nothing remembered; `now` gives the time that completed images are noted with.
+    pub(super) fn copy<'a>(&'a self, memory: &'a Memory, now: &'a (dyn Fn() -> String + Sync)) -> Copy<'a> {
+        let (request, sides, place) = (&self.request, &self.sides, &self.place);
+        Copy { request, sides, throttle: self.throttle.clone(), place, memory, now }
+    }
 }
 
 /// Lines that tell what is wrong with the input.
@@ -58,7 +66,7 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
             .map_err(|invalid| wrong.push(file::lines(&args.file, &loaded.problems(&invalid))))
             .ok()
     });
-    let credentials = credentials(args.authfile.as_deref(), &mut warnings).unwrap_or_else(|text| {
+    let credentials = credentials(args.authfile.as_deref(), environment, &mut warnings).unwrap_or_else(|text| {
         wrong.push(text);
         Credentials::none()
     });
@@ -179,11 +187,20 @@ fn flags(args: &FileArgs, hosts: &[(Registry, Tls)], overrides: &[(String, Strin
     }
 }
 
-/// Reads the auth file named, or the first of the usual ones that is there.
+/// A variable of the environment that is not empty.
+fn environment(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Reads the auth file named, or else the usual ones that are there: each place is looked up in one after the other.
 ///
-/// The order is that of containers-auth.json(5): `REGISTRY_AUTH_FILE`, the run-time directory, the configuration directory,
-/// Docker's file.
-fn credentials(named: Option<&Path>, warnings: &mut Vec<String>) -> Result<Credentials, String> {
+/// The order is that of containers-auth.json(5): `REGISTRY_AUTH_FILE`, which excludes the others, then the run-time directory,
+/// the configuration directory, Docker's file.
+fn credentials(
+    named: Option<&Path>,
+    environment: impl Fn(&str) -> Option<PathBuf>,
+    warnings: &mut Vec<String>,
+) -> Result<Credentials, String> {
     let mut read = |path: &Path| {
         let bytes = std::fs::read(path).map_err(|error| format!("auth file {}: {error}", path.display()))?;
         // Unlike a Secret, such a file may hold nothing, or only the names of programs that hold the credentials.
@@ -198,11 +215,7 @@ fn credentials(named: Option<&Path>, warnings: &mut Vec<String>) -> Result<Crede
         }
         Credentials::parse(&bytes).map_err(|error| format!("auth file {}: {}", path.display(), chain(&error)))
     };
-    if let Some(path) = named {
-        return read(path);
-    }
-    let environment = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(path) = environment("REGISTRY_AUTH_FILE") {
+    if let Some(path) = named.map(Path::to_owned).or_else(|| environment("REGISTRY_AUTH_FILE")) {
         return read(&path);
     }
     let home = environment("HOME");
@@ -215,8 +228,44 @@ fn credentials(named: Option<&Path>, warnings: &mut Vec<String>) -> Result<Crede
             .or_else(|| home.as_ref().map(|home| home.join(".docker")))
             .map(|dir| dir.join("config.json")),
     ];
-    match usual.into_iter().flatten().find(|path| path.is_file()) {
-        Some(path) => read(&path),
-        None => Ok(Credentials::none()),
+    let there = usual.into_iter().flatten().filter(|path| path.is_file());
+    there.map(|path| read(&path)).try_fold(Credentials::none(), |before, file| Ok(before.or(file?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_usual_auth_files_are_looked_at_unless_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |path: &str, host: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, format!(r#"{{"auths":{{"{host}":{{"auth":"dTpw"}}}}}}"#)).unwrap();
+            path
+        };
+        file("run/containers/auth.json", "run.io");
+        file("home/.config/containers/auth.json", "config.io");
+        file("home/.docker/config.json", "docker.io");
+        let named = file("named.json", "named.io");
+        let usual = |name: &str| match name {
+            "HOME" => Some(dir.path().join("home")),
+            "XDG_RUNTIME_DIR" => Some(dir.path().join("run")),
+            _ => None,
+        };
+        let known = |credentials: Credentials| {
+            let hosts = ["run.io", "config.io", "docker.io", "named.io"];
+            hosts.map(|host| credentials.lookup(&format!("{host}/a/b").parse().unwrap()).is_some())
+        };
+        let mut warnings = Vec::new();
+        let found = credentials(None, usual, &mut warnings).unwrap();
+        assert_eq!(known(found), [true, true, true, false]);
+        let found = credentials(Some(&named), usual, &mut warnings).unwrap();
+        assert_eq!(known(found), [false, false, false, true]);
+        let environment = |name: &str| if name == "REGISTRY_AUTH_FILE" { Some(named.clone()) } else { usual(name) };
+        let found = credentials(None, environment, &mut warnings).unwrap();
+        assert_eq!(known(found), [false, false, false, true]);
+        assert!(warnings.is_empty());
     }
 }

@@ -13,7 +13,7 @@ use crate::copy::{Finding, Stop, Survey};
 use crate::plan::Plan;
 use crate::resources::{Desired, Stored};
 use crate::state::Memory;
-use crate::sync::{Copy, resolve};
+use crate::sync::resolve;
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -50,14 +50,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         return if plan.failures.is_empty() { printed } else { FAILED };
     }
     let memory = Memory::default();
-    let copy = Copy {
-        request: &prepared.request,
-        sides: &prepared.sides,
-        throttle: prepared.throttle.clone(),
-        place: &prepared.place,
-        memory: &memory,
-        now: &String::new,
-    };
+    let copy = prepared.copy(&memory, &String::new);
     let (survey, added, removed) = match copy.survey(plan, &Stop::default()).await {
         Ok(survey) => survey,
         Err(failure) => return fail(&failure.to_string()),

@@ -194,6 +194,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(parsed.into())
 }
 
+/// Ends a command before it begins: tells what is wrong with the input.
+pub fn refuse(text: &str) -> ExitCode {
+    ExitCode::from(output::refuse(&[text.to_owned()]))
+}
+
 /// Runs a command other than `controller`.
 pub async fn run(command: Command) -> ExitCode {
     let code = match command {

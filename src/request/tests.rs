@@ -237,6 +237,26 @@ fn what_is_blocked_meets_nothing_and_is_never_too_long() {
 }
 
 #[test]
+fn names_are_those_of_kubernetes() {
+    for (field, text, good) in [
+        ("name", "a.b-c.9", true),
+        ("name", "My_Set", false),
+        ("name", "a..b", false),
+        ("name", "-a", false),
+        ("namespace", "team-1", true),
+        ("namespace", "", true),
+        ("namespace", "a.b", false),
+        ("namespace", "Team", false),
+    ] {
+        let mut object = object(base());
+        let slot = if field == "name" { &mut object.metadata.name } else { &mut object.metadata.namespace };
+        *slot = Some(text.to_owned());
+        let fields = Request::try_new(&object).err().map(|invalid| invalid.faults[0].field.clone());
+        assert_eq!(fields, (!good).then(|| format!("metadata.{field}")), "{text}");
+    }
+}
+
+#[test]
 fn the_place_of_our_own_records_is_nobodys_destination() {
     for (prefix, image, field) in [
         ("", json!({"name": "q.io/a:1", "targetRepo": "imageset-mirror/state"}), "additionalImages[0].targetRepo"),

@@ -183,8 +183,10 @@ pub enum PlanOutput {
     Table,
     /// For machines: one JSON document.
     Json,
-    /// One line `docker://SOURCE=docker://DESTINATION` an image, sorted.
+    /// One line `docker://SOURCE=docker://DESTINATION` an entry, sorted.
     Mapping,
+    /// A graph for Graphviz: what is copied, and what must be complete before it.
+    Dot,
 }
 
 /// Reads a duration in Go's form, such as `90s` or `1m30s`.

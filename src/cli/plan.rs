@@ -44,9 +44,13 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
     for (origin, failure) in &plan.failures {
         warn(&[format!("{origin}: {failure}")]);
     }
-    if args.output == PlanOutput::Mapping {
-        let lines: String = plan.mapping().into_iter().map(|line| line + "\n").collect();
-        let printed = print(&lines);
+    let drawn = match args.output {
+        PlanOutput::Mapping => Some(plan.mapping().into_iter().map(|line| line + "\n").collect()),
+        PlanOutput::Dot => Some(plan.dot()),
+        PlanOutput::Table | PlanOutput::Json => None,
+    };
+    if let Some(text) = drawn {
+        let printed = print(&text);
         return if plan.failures.is_empty() { printed } else { FAILED };
     }
     let memory = Memory::default();
@@ -69,7 +73,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
             present_bytes: survey.items.iter().map(|item| item.present_bytes).sum(),
             resources: &desired.manifests,
         }),
-        PlanOutput::Table | PlanOutput::Mapping => table(plan, &survey, added, removed, &desired),
+        PlanOutput::Table | PlanOutput::Mapping | PlanOutput::Dot => table(plan, &survey, added, removed, &desired),
     };
     let printed = print(&text);
     if failed || !plan.failures.is_empty() { FAILED } else { printed }

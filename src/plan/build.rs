@@ -338,12 +338,32 @@ mod tests {
     }
 
     #[test]
-    fn mapping_lines_name_the_source_as_pulled() {
+    fn mapping_lines_name_each_source_as_it_was_written() {
         let digest = Digest::of(b"d");
         let tagged = format!("quay.io/a/c:1@{digest}");
-        let plan = plan(&wanted(vec![item("quay.io/a/b:1", "x"), item(&tagged, "")]), &[]).unwrap();
-        let pulled = format!("docker://quay.io/a/c@{digest}=docker://m.io/ocp/a/c:1");
-        assert_eq!(plan.mapping(), ["docker://quay.io/a/b:1=docker://m.io/ocp/a/b:1".to_owned(), pulled]);
+        let items = ["nginx:1.16.0", "quay.io/a/b:1", "ghcr.io/a/b:1"].map(|name| item(name, "x"));
+        let items = items.into_iter().chain([item(&tagged, ""), item(&tagged, "")]).collect();
+        assert_eq!(
+            plan(&wanted(items), &[]).unwrap().mapping(),
+            [
+                "docker://ghcr.io/a/b:1=docker://m.io/ocp/a/b:1",
+                "docker://nginx:1.16.0=docker://m.io/ocp/nginx:1.16.0",
+                "docker://quay.io/a/b:1=docker://m.io/ocp/a/b:1",
+                &format!("docker://quay.io/a/c@{digest}=docker://m.io/ocp/a/c:1"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_graph_has_items_and_what_they_follow() {
+        let mut items = vec![item("q.io/x/a:1", "a"), item("q.io/x/b:1", "b")];
+        items[0].after.insert(1);
+        assert_eq!(
+            plan(&wanted(items), &[]).unwrap().dot(),
+            "digraph plan {\n  node [shape=box];\n  n0 [label=\"m.io/ocp/x/b:1\\nq.io/x/b:1\"];\n  n1 \
+             [label=\"m.io/ocp/x/a:1\\nq.io/x/a:1\"];\n  n1 -> n0;\n}\n"
+        );
+        assert_eq!(super::super::quoted("a\"b\\c"), r#"a\"b\\c"#);
     }
 
     #[test]

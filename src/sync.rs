@@ -62,7 +62,8 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
                     Some(registry::Override { source: prefix(&rule.source)?, mirrors })
                 })
                 .collect();
-            let images = request.additional.iter().map(|image| image.named.repository().registry().clone());
+            let images = request.additional.iter().filter(|image| image.blocked_by.is_none());
+            let images = images.map(|image| image.named.repository().registry().clone());
             let mirrors =
                 settings.overrides.iter().flat_map(|rule| &rule.mirrors).map(|mirror| mirror.registry().clone());
             settings.allowed = images.chain(mirrors).collect();

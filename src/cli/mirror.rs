@@ -19,7 +19,7 @@ use crate::plan::Plan;
 use crate::resolve::Origin;
 use crate::resources::{Access, ClusterSnapshot, Desired, Inputs, Stored};
 use crate::state::Memory;
-use crate::sync::{Copied, Copy, resolve};
+use crate::sync::{Copied, resolve};
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -59,14 +59,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let memory = Memory::default();
     let clock = Clock::system();
     let now = move || clock.now_in_seconds().to_string();
-    let copy = Copy {
-        request: &prepared.request,
-        sides: &prepared.sides,
-        throttle: prepared.throttle.clone(),
-        place: &prepared.place,
-        memory: &memory,
-        now: &now,
-    };
+    let copy = prepared.copy(&memory, &now);
     let progress = Progress::new(plan.items.len());
     let stop = Stop::default();
     let interrupted = tokio::signal::ctrl_c();

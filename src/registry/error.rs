@@ -66,6 +66,8 @@ pub enum Problem {
         code: Option<String>,
         /// The first message of the error envelope, cut.
         detail: Option<String>,
+        /// How long to wait, as far as the registry says.
+        after: Option<Duration>,
     },
     /// An answer that is not one of a registry: a page of a load balancer, or something else that is not JSON.
     NotRegistry {
@@ -150,6 +152,8 @@ pub enum Denied {
     Address,
     /// Not HTTP or HTTPS.
     Scheme,
+    /// Another host, with credentials in what is sent.
+    Credentials,
 }
 
 /// Whether the same request may succeed later without anybody changing anything on our side.
@@ -162,6 +166,12 @@ pub enum Class {
     },
     /// A person must act first.
     Permanent,
+}
+
+/// Whether an answer with this status may be another one a little later.
+pub(super) fn passes(status: u16) -> bool {
+    // A method or protocol that the server does not have, or no space, does not pass by waiting.
+    matches!(status, 408 | 425 | 429 | 500..=599) && !matches!(status, 501 | 505 | 507)
 }
 
 /// An address as it may be shown: without userinfo, query and fragment.
@@ -247,7 +257,9 @@ impl Error {
             Problem::RateLimited { .. } => Reason::RateLimited,
             Problem::Unauthorized(Refusal::NoAccess) if !source => Reason::TargetRepoMissing,
             Problem::Unauthorized(_) => auth,
-            Problem::Status { status, code, detail } => self.status_reason(*status, code.as_deref(), detail.as_deref()),
+            Problem::Status { status, code, detail, .. } => {
+                self.status_reason(*status, code.as_deref(), detail.as_deref())
+            }
             Problem::Missing if source => Reason::SourceNotFound,
             Problem::NotRegistry { .. } | Problem::Garbled(_) | Problem::RedirectLoop { .. } | Problem::Missing => {
                 Reason::RegistryError
@@ -291,13 +303,13 @@ impl Error {
         let soon = Class::Transient { after: None };
         match &self.inner.problem {
             Problem::RateLimited { after } => Class::Transient { after: *after },
+            Problem::Status { status, after, .. } if passes(*status) => Class::Transient { after: *after },
             Problem::Unreachable(_)
             | Problem::NotRegistry { .. }
             | Problem::Garbled(_)
             | Problem::RedirectLoop { .. }
             | Problem::Digest { .. }
-            | Problem::Length { .. }
-            | Problem::Status { status: 408 | 429 | 500..=599, .. } => soon,
+            | Problem::Length { .. } => soon,
             // Content that the target has lost in between: looked up and pushed again.
             Problem::Status { .. } if self.lost_content() || self.lost_session() => soon,
             Problem::Missing if self.side() == Side::Target => soon,
@@ -357,7 +369,7 @@ impl Error {
             Problem::Unauthorized(Refusal::NoChallenge) => {
                 "the registry names no way to log in that is supported".to_owned()
             }
-            Problem::Status { status, code, detail } => {
+            Problem::Status { status, code, detail, .. } => {
                 let mut text = format!("the answer is {status}");
                 if let Some(code) = code {
                     text.push(' ');
@@ -382,6 +394,9 @@ impl Error {
             }
             Problem::Policy { host, why: Denied::Address } => {
                 format!("sent to `{host}`, a loopback, link-local or metadata address, which is not allowed")
+            }
+            Problem::Policy { host, why: Denied::Credentials } => {
+                format!("sent together with the credentials to `{host}`, which is not allowed")
             }
             Problem::Policy { host, why: Denied::Scheme } => format!("sent to `{host}` by something else than HTTP"),
             Problem::Missing => "it is not there".to_owned(),
@@ -430,7 +445,7 @@ impl Error {
             Reason::ManifestInvalid => "the target does not accept this manifest",
             Reason::UnsupportedMediaType => "allow this kind of manifest in the target",
             Reason::PolicyDenied => match &self.inner.problem {
-                Problem::Policy { host, why: Denied::Scheme } => {
+                Problem::Policy { host, why: Denied::Scheme | Denied::Credentials } => {
                     return format!("correct what the registry says about `{host}`");
                 }
                 Problem::Policy { host, .. } if source => {
@@ -510,7 +525,7 @@ mod tests {
 
     fn status(status: u16, code: &str, detail: &str) -> Problem {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Problem::Status { status, code: text(code), detail: text(detail) }
+        Problem::Status { status, code: text(code), detail: text(detail), after: None }
     }
 
     #[test]
@@ -551,6 +566,7 @@ mod tests {
             policy(Denied::Downgrade),
             policy(Denied::Address),
             policy(Denied::Scheme),
+            policy(Denied::Credentials),
             Problem::Missing,
         ];
         let mut lines = Vec::new();
@@ -565,6 +581,25 @@ mod tests {
             }
         }
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn a_server_error_passes_unless_waiting_cannot_help_and_hands_on_for_how_long() {
+        let after = Some(Duration::from_secs(90));
+        for (number, class) in [
+            (408, Class::Transient { after }),
+            (425, Class::Transient { after }),
+            (503, Class::Transient { after }),
+            (522, Class::Transient { after }),
+            (400, Class::Permanent),
+            (501, Class::Permanent),
+            (507, Class::Permanent),
+        ] {
+            let problem = Problem::Status { status: number, code: None, detail: None, after };
+            let error = failed(Side::Source, Method::GET, problem);
+            assert_eq!(error.class(), class, "{number}");
+            assert_eq!(error.failure().retry_after, after.filter(|_| class != Class::Permanent), "{number}");
+        }
     }
 
     #[test]

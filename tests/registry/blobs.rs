@@ -217,6 +217,17 @@ async fn a_source_that_stalls_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_source_that_crawls_is_asked_again_and_then_given_up() {
+    let (from, _to, _bytes, blob) = pair(1000).await;
+    let mut settings = settings(Side::Source, &[&from]);
+    // Every wait ends a span, and a thousand bytes are too few for one.
+    settings.timing.crawl = Duration::ZERO;
+    let error = read(&make(settings), &from.repository("a/b"), &blob).await.unwrap_err();
+    assert_eq!(error.problem(), &Problem::Unreachable(Trouble::Stall));
+    assert_eq!(from.count("GET"), 5);
+}
+
+#[tokio::test]
 async fn a_target_that_takes_nothing_more_is_given_up_as_stalled() {
     let (from, to, _, _) = pair(1).await;
     // More than what fits into the buffers of two sockets.

@@ -356,6 +356,15 @@ pub(crate) fn stall(length: usize, bytes: Bytes) -> Response {
     response
 }
 
+/// Sends a byte every few milliseconds, without end.
+pub(crate) fn trickle() -> Response {
+    let endless = futures::stream::unfold((), |()| async {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        Some((Ok::<_, Infallible>(Bytes::from_static(b" ")), ()))
+    });
+    answer(200, &[], Body::from_stream(endless))
+}
+
 /// The other end of a connection.
 #[derive(Clone)]
 struct Peer(String);

@@ -14,7 +14,8 @@ use super::events::{EventNote, EventReason};
 use super::recorder::Publisher;
 use super::status::{Applied, Output};
 use crate::api::{
-    ImageSetMirror, MirrorSourcePolicy, OWNER_REF_ANNOTATION, OutputPolicy, Removal, ResourceState, ResourceStatus,
+    ImageSetMirror, MirrorSourcePolicy, Mode, OWNER_REF_ANNOTATION, OutputPolicy, Removal, ResourceState,
+    ResourceStatus,
 };
 use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
@@ -335,7 +336,8 @@ impl Outputs {
         Ok(())
     }
 
-    /// Publishes a plan that is not copied, as `<name>-plan-<n>`.
+    /// Publishes a plan that is not copied, as `<name>-plan-<n>`; the first part has the mirror sets that would be written
+    /// once everything is in the target.
     pub(super) async fn publish_plan(
         &self,
         cluster: &Cluster,
@@ -344,8 +346,35 @@ impl Outputs {
         plan: &Plan,
         survey: &Survey,
     ) -> Result<(), Error> {
-        let lines = parts(&planned_lines(plan, survey));
-        publish(cluster, events, owner, "plan", &lines, BTreeMap::new()).await
+        let manifests = self.planned_manifests(cluster, owner, plan).await?;
+        let taken = manifests.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let lines = parts(&planned_lines(plan, survey), taken);
+        publish(cluster, events, owner, "plan", &lines, manifests).await
+    }
+
+    async fn planned_manifests(
+        &self,
+        cluster: &Cluster,
+        owner: Owner<'_>,
+        plan: &Plan,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        let request = owner.request;
+        if !Self::wants(request) {
+            return Ok(BTreeMap::new());
+        }
+        let identity = &request.identity;
+        let stored = stored(&cluster.config_map(owner.object, &format!("{}-manifests", identity.name)).await?);
+        let desired = Desired::new(&Inputs {
+            identity,
+            target: &request.target,
+            outputs: &request.cluster,
+            mode: Mode::Plan,
+            plan,
+            verified: &(0..plan.items.len()).collect(),
+            cluster: &cluster.snapshot(self.may(&identity.namespace)).await?,
+            stored: &stored,
+        });
+        Ok(desired.manifests)
     }
 
     /// Publishes what a sync did, as `<name>-report-<n>`. A sync that had nothing to do for the same plan, after one
@@ -366,7 +395,7 @@ impl Outputs {
                 return Ok(());
             }
         }
-        publish(cluster, events, owner, "report", &parts(&report_lines(plan, report)), BTreeMap::new()).await
+        publish(cluster, events, owner, "report", &parts(&report_lines(plan, report), 0), BTreeMap::new()).await
     }
 }
 
@@ -473,11 +502,12 @@ fn report_lines(plan: &Plan, report: &Report) -> Vec<String> {
     std::iter::once(report_head(plan, report)).chain(unresolved).chain(images).collect()
 }
 
-/// JSON lines in parts that fit into `ConfigMap`s. What does not fit is left out, and the last line says how much.
-fn parts(lines: &[String]) -> Vec<String> {
+/// JSON lines in parts that fit into `ConfigMap`s, in the first of which `taken` bytes are taken. What does not fit is left out, and the last line says how much.
+fn parts(lines: &[String], taken: usize) -> Vec<String> {
     let mut parts = vec![String::new()];
     for (index, line) in lines.iter().enumerate() {
-        let full = parts.last().is_some_and(|part| part.len() + line.len() + ROOM > PART);
+        let taken = if parts.len() == 1 { taken } else { 0 };
+        let full = parts.last().is_some_and(|part| taken + part.len() + line.len() + ROOM > PART);
         if full && parts.len() == PARTS {
             if let Some(part) = parts.last_mut() {
                 part.push_str(&json!({"linesLeftOut": lines.len() - index}).to_string());
@@ -786,6 +816,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_plan_shows_the_mirror_sets_that_would_be_written() {
+        let world = World::new(true);
+        let found = Surveyed { finding: Finding::Missing, missing_bytes: 1, present_bytes: 0 };
+        let survey = Survey { items: vec![found] };
+        let owner = world.owner();
+        let published = world.outputs.publish_plan(&world.cluster, &world.events, owner, &world.plan, &survey).await;
+        published.unwrap();
+        let plan = format!("{MAPS}/set-plan-0");
+        assert_eq!(world.server.writes(), [format!("PATCH {plan}")], "neither mirror sets nor their manifests");
+        let data = world.server.get(&plan).unwrap()["data"].clone();
+        assert!(data["plan.jsonl"].as_str().unwrap().contains("missing"));
+        assert!(data["idms.yaml"].as_str().unwrap().contains("source: quay.io/a"), "{data}");
+    }
+
+    #[tokio::test]
     async fn a_report_of_failures_is_replaced_by_one_of_a_retry_that_finds_everything() {
         let world = World::new(false);
         world.report(Outcome::Failed(Failure::transient(Reason::RegistryError, "no"))).await;
@@ -835,7 +880,9 @@ mod tests {
     fn what_is_too_long_is_cut_and_says_so() {
         let lines: Vec<String> =
             (0..40_000).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(100))).collect();
-        let parts = parts(&lines);
+        let short = parts(&lines, PART / 2);
+        assert!(short[0].len() <= PART / 2 && short[1].len() > PART / 2, "the first has less room");
+        let parts = parts(&lines, 0);
         assert_eq!(parts.len(), PARTS);
         assert!(parts.iter().all(|part| part.len() <= PART && part.ends_with('\n')));
         let kept = parts.iter().map(|part| part.lines().count()).sum::<usize>() - 1;
@@ -845,7 +892,7 @@ mod tests {
 
     #[test]
     fn short_lists_are_one_part() {
-        assert_eq!(parts(&["{}".to_owned(), "{}".to_owned()]), ["{}\n{}\n"]);
-        assert_eq!(parts(&[]), [""]);
+        assert_eq!(parts(&["{}".to_owned(), "{}".to_owned()], 0), ["{}\n{}\n"]);
+        assert_eq!(parts(&[], 0), [""]);
     }
 }

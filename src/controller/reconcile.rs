@@ -133,8 +133,7 @@ pub(super) async fn reconcile(
     ctx: Arc<Context>,
 ) -> Result<Action, apply::Error> {
     let started = Instant::now();
-    // Inside the controller a panic would end the watch of the whole namespace.
-    let result = AssertUnwindSafe(ctx.pass(&guarded)).catch_unwind().await.unwrap_or(Err(apply::Error::Panicked));
+    let result = contained(Box::pin(ctx.pass(&guarded))).await;
     let uid = guarded.uid().unwrap_or_default();
     let outcome = match &result {
         Ok(_) if ctx.jobs.running(&uid).is_some() => ReconcileResult::Requeue,
@@ -143,6 +142,11 @@ pub(super) async fn reconcile(
     };
     ctx.metrics.reconciled(outcome, started.elapsed());
     result
+}
+
+/// Makes an error of a panic, which inside kube's controller would end the watch of the whole namespace.
+async fn contained<T>(pass: impl Future<Output = Result<T, apply::Error>>) -> Result<T, apply::Error> {
+    AssertUnwindSafe(pass).catch_unwind().await.unwrap_or(Err(apply::Error::Panicked))
 }
 
 /// What happens after a reconcile that failed: the API server is in trouble, and is asked again soon.
@@ -571,6 +575,13 @@ fn may_change(state: ResourceState) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_one_reconcile() {
+        assert!(matches!(contained(async { Ok(1) }).await, Ok(1)));
+        let broken = contained(async { if true { panic!("as the test wants it") } else { Ok(1) } }).await;
+        assert!(matches!(broken, Err(apply::Error::Panicked)));
+    }
 
     #[test]
     fn syncs_that_end_waiting_are_counted_in_a_row() {

@@ -186,7 +186,7 @@ impl Flagged {
     ) -> Self {
         let mut fields = Vec::new();
         let spec = &mut object.spec;
-        if args.to.is_some() {
+        if args.to.as_deref().is_some_and(|to| to.parse::<Destination>().is_ok()) {
             fields.extend(["registry", "pathPrefix"].map(|field| (format!("spec.target.{field}"), "--to")));
         }
         for (host, mode) in hosts {
@@ -313,6 +313,7 @@ mod tests {
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("--to: `docker://h.io` has a scheme"), "{found:?}");
         assert!(found[1].starts_with("--override: name only the source itself"), "{found:?}");
+        assert_eq!(wrong("", &["--to", "docker://h.io"]).len(), 1);
         let found = wrong("  target: {registry: H.io, tls: Plain, trustBundle: {name: ca}}\n", &["--to", "m.io"]);
         assert!(found.len() == 1 && found[0].contains(":6:40: spec.target.trustBundle"), "{found:?}");
     }

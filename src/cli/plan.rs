@@ -60,7 +60,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         Err(failure) => return fail(&failure.to_string()),
     };
     let all = (0..plan.items.len()).collect();
-    let desired = published(&prepared, plan, &all);
+    let desired = published(&prepared, plan, &all, &Stored::default());
     let failed = survey.items.iter().any(|item| matches!(item.finding, Finding::Failed(_)));
     let text = match args.output {
         PlanOutput::Json => json(&Machine {

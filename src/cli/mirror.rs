@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::{DONE, FAILED, MirrorArgs, MirrorOutput};
 use crate::api::Mode;
 use crate::clock::Clock;
-use crate::copy::{Outcome, Report, Stop};
+use crate::copy::{Outcome, Report, Stop, Trust};
 use crate::failure::Failure;
 use crate::plan::Plan;
 use crate::resolve::Origin;
@@ -65,6 +65,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         throttle: prepared.throttle.clone(),
         place: &prepared.place,
         memory: &memory,
+        trust: Trust::Remembered,
         now: &now,
     };
     let progress = Progress::new(plan.items.len());

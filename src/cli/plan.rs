@@ -9,7 +9,7 @@ use super::input::prepare;
 use super::mirror::published;
 use super::output::{counted, fail, json, print, refuse, warn};
 use super::{FAILED, PlanArgs, PlanOutput};
-use crate::copy::{Finding, Stop, Survey};
+use crate::copy::{Finding, Stop, Survey, Trust};
 use crate::plan::Plan;
 use crate::resources::{Desired, Stored};
 use crate::state::Memory;
@@ -56,6 +56,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         throttle: prepared.throttle.clone(),
         place: &prepared.place,
         memory: &memory,
+        trust: Trust::Remembered,
         now: &String::new,
     };
     let (survey, added, removed) = match copy.survey(plan, &Stop::default()).await {

@@ -365,8 +365,8 @@ impl Observe for Watch<'_> {
         self.metrics.blob_started();
     }
 
-    fn blob_ended(&self) {
-        self.metrics.blob_ended();
+    fn blob_ended(&self, took: Duration) {
+        self.metrics.blob_ended(took);
     }
 
     fn uploaded(&self, bytes: u64) {

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::claims::Turn;
 use super::{Attachments, Engine, Observe, Run, Tally, Trust};
@@ -140,6 +141,11 @@ impl Engine {
         Box::pin(async move {
             let parsed = manifest.parse().map_err(|error| invalid(image.source, digest, &error))?;
             let mut digests = vec![digest.clone()];
+            if let Manifest::Image { blobs, .. } = &parsed
+                && blobs.iter().any(is_foreign)
+            {
+                warn_of_foreign_layers(image, digest);
+            }
             match parsed {
                 Manifest::Image { blobs, .. } if top == Top::Present => {
                     // The registry checked that they were there when it took the manifest.
@@ -228,13 +234,13 @@ impl Engine {
         let progress = Progress { on_bytes: &count, throttles: &self.throttles };
         let moved = transfer(&self.source, image.source, &self.target, image.target, blob, Some(from), progress).await;
         let wrote = match moved.map_err(|error| error.failure())? {
-            Transferred::Mounted if home.is_none() => {
-                add(&image.tally.present, blob.size);
-                false
-            }
-            Transferred::Mounted => {
+            Transferred::Mounted if home.is_some() => {
                 add(&image.tally.mounted, blob.size);
                 true
+            }
+            Transferred::Mounted | Transferred::Present => {
+                add(&image.tally.present, blob.size);
+                false
             }
             Transferred::Uploaded { .. } => true,
         };
@@ -297,18 +303,21 @@ impl Engine {
 }
 
 /// A blob that is being moved, until dropped: transfers end early in more than one way.
-struct Moving<'a>(&'a dyn Observe);
+struct Moving<'a> {
+    observe: &'a dyn Observe,
+    since: Instant,
+}
 
 impl<'a> Moving<'a> {
     fn new(observe: &'a dyn Observe) -> Self {
         observe.blob_started();
-        Self(observe)
+        Self { observe, since: Instant::now() }
     }
 }
 
 impl Drop for Moving<'_> {
     fn drop(&mut self) {
-        self.0.blob_ended();
+        self.observe.blob_ended(self.since.elapsed());
     }
 }
 
@@ -391,7 +400,7 @@ pub(super) fn select(
     platforms: Option<&BTreeSet<String>>,
 ) -> Result<Vec<Descriptor>, Failure> {
     let Some(platforms) = platforms.filter(|platforms| !platforms.is_empty()) else {
-        return Ok(children);
+        return Ok(once_each(children.into_iter()));
     };
     let name = |child: &Descriptor| {
         child.platform.as_ref().map(|platform| format!("{}/{}", platform.os, platform.architecture)).unwrap_or_default()
@@ -402,7 +411,13 @@ pub(super) fn select(
         let message = format!("`{source}@{digest}` has no `{missing}`; it has {}", have.join(", "));
         return Err(Failure::permanent(Reason::PlatformMissing, message));
     }
-    Ok(children.into_iter().filter(|child| platforms.contains(&name(child))).collect())
+    Ok(once_each(children.into_iter().filter(|child| platforms.contains(&name(child)))))
+}
+
+/// One manifest may be listed for several platforms.
+fn once_each(children: impl Iterator<Item = Descriptor>) -> Vec<Descriptor> {
+    let mut seen = BTreeSet::new();
+    children.filter(|child| seen.insert(child.digest.clone())).collect()
 }
 
 pub(super) fn check_depth(source: &Repository, digest: &Digest, depth: usize) -> Result<(), Failure> {
@@ -416,6 +431,20 @@ pub(super) fn check_depth(source: &Repository, digest: &Digest, depth: usize) ->
 /// Layers that registries may leave out: their content is only to be had at the URLs they name.
 pub(super) fn is_foreign(blob: &Descriptor) -> bool {
     !blob.urls.is_empty() && (blob.media_type.contains("foreign") || blob.media_type.contains("nondistributable"))
+}
+
+/// Says, once for each item, that content is left where it is.
+fn warn_of_foreign_layers(image: &Image<'_>, digest: &Digest) {
+    let mut warnings = image.tally.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+    if warnings.iter().any(|warning| warning.reason == Reason::ForeignLayer) {
+        return;
+    }
+    let message = format!(
+        "`{}@{digest}` has layers that may not be distributed, so they are not copied: nodes that run it fetch them from the \
+         URLs that the manifest names and must be able to reach these",
+        image.source
+    );
+    warnings.push(Failure::permanent(Reason::ForeignLayer, message));
 }
 
 /// What the source does not have.

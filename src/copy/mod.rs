@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -171,8 +172,8 @@ pub trait Observe: Send + Sync {
     fn missing(&self, _item: &PlanItem) {}
     /// A blob begins to be moved.
     fn blob_started(&self) {}
-    /// A blob that was begun is moved, or given up.
-    fn blob_ended(&self) {}
+    /// A blob that was begun is moved, or given up, after this time.
+    fn blob_ended(&self, _took: Duration) {}
     /// Bytes went to the target.
     fn uploaded(&self, _bytes: u64) {}
     /// An item ended.

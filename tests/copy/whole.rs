@@ -157,3 +157,32 @@ async fn a_referrer_that_cannot_be_listed_is_told_of_by_every_sync() {
         assert!(report.items.iter().any(imageset_mirror::copy::ItemReport::has_unlisted), "{report:#?}");
     }
 }
+
+#[tokio::test]
+async fn one_manifest_may_be_that_of_several_platforms() {
+    let mut world = World::new().await;
+    let child = image(&world.source, "a/b", "", &["one"]);
+    let top = index(&world.source, "a/b", "1", &[&child, &child]);
+    let item = world.wants("a/b", &top, "m/a:1");
+    world.items[item].platforms = ["linux/arm64".to_owned()].into();
+    assert_eq!(outcomes(&world.copy().await), [&Outcome::Copied]);
+    assert_eq!(world.target.count(&format!("PUT /v2/m/a/manifests/{child}")), 1);
+}
+
+#[tokio::test]
+async fn layers_that_may_not_be_distributed_are_told_of_once() {
+    let mut world = World::new().await;
+    let mut foreign = descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", b"windows");
+    foreign["urls"] = serde_json::json!(["https://elsewhere.test/layer"]);
+    let text = serde_json::json!({
+        "schemaVersion": 2, "config": descriptor("a/config", b"{}"), "layers": [foreign, descriptor("a/layer", b"one")],
+    });
+    let digest = store(&world.source, "a/b", "1", &["one"], text.to_string());
+    world.wants("a/b", &digest, "m/a:1");
+    // This fake looks only whether what is named is there.
+    world.target.put_blob("m/a", "windows");
+    let report = world.copy().await;
+    assert_eq!(outcomes(&report), [&Outcome::Copied]);
+    assert_eq!(report.items[0].warnings.len(), 1);
+    assert_eq!(report.items[0].warnings[0].reason, Reason::ForeignLayer);
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{AttachmentsArg, FileArgs};
 use crate::api::{Attachments, HostSettings, ImageSetMirror, Override, Tls};
+use crate::copy::Trust;
 use crate::failure::chain;
 use crate::file::{self, Destination, Loaded, To};
 use crate::oci::Registry;
@@ -30,7 +31,7 @@ impl Prepared {
     /// A copy with nothing remembered; `now` gives the time that completed images are noted with.
     pub(super) fn copy<'a>(&'a self, memory: &'a Memory, now: &'a (dyn Fn() -> String + Sync)) -> Copy<'a> {
         let (request, sides, place) = (&self.request, &self.sides, &self.place);
-        Copy { request, sides, throttle: self.throttle.clone(), place, memory, now }
+        Copy { request, sides, throttle: self.throttle.clone(), place, memory, trust: Trust::Remembered, now }
     }
 }
 

@@ -1,5 +1,7 @@
 //! From the table of jobs to what the status is made from.
 
+use std::time::Duration;
+
 use super::access::ProblemReason;
 use super::jobs::State;
 use super::status::{
@@ -36,14 +38,17 @@ pub(super) fn observation(state: &State<Ended, Going>, wanted: &str) -> Observat
             let result = ended_as(outcome);
             let retry_after = match (outcome, &result) {
                 (Ended::Target(failure), _) => failure.retry_after,
-                (_, SyncResult::Done { failures, .. }) => {
-                    failures.iter().filter_map(|item| item.failure.retry_after).max()
-                }
+                (_, SyncResult::Done { failures, .. }) => patience(failures),
                 _ => None,
             };
             Observation::Finished(Finished { key: key.clone(), started: *started, ended: *ended, result, retry_after })
         }
     }
+}
+
+/// How long to leave everything alone: what can be tried sooner is not held up by a registry that asked for patience.
+fn patience(failures: &[FailedItem]) -> Option<Duration> {
+    failures.iter().filter(|item| item.failure.transient).map(|item| item.failure.retry_after).min().flatten()
 }
 
 fn ended_as(outcome: &Ended) -> SyncResult {
@@ -178,5 +183,19 @@ mod tests {
             assert_eq!(observation(&state, "new"), Observation::Idle);
             assert_ne!(observation(&state, "old"), Observation::Idle);
         }
+    }
+
+    fn failed(transient: bool, seconds: Option<u64>) -> FailedItem {
+        let retry_after = seconds.map(Duration::from_secs);
+        let failure = Failure { transient, retry_after, ..Failure::permanent(Reason::RateLimited, "") };
+        FailedItem { image: String::new(), origin: String::new(), stage: FailedStage::Copy, failure }
+    }
+
+    #[test]
+    fn patience_is_had_only_as_long_as_nothing_can_be_tried_sooner() {
+        let for_long = Some(Duration::from_mins(1));
+        assert_eq!(patience(&[failed(true, Some(600)), failed(true, Some(60)), failed(false, None)]), for_long);
+        assert_eq!(patience(&[failed(true, Some(600)), failed(true, None)]), None);
+        assert_eq!(patience(&[failed(false, None)]), None);
     }
 }

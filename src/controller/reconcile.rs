@@ -26,7 +26,7 @@ use super::status::{self, Applied, Observation, Seen};
 use super::worker::{Deed, Done, Ended, Going, Order, Worker, created};
 use crate::api::{ImageSetMirror, ImageSetMirrorStatus, ResourceState};
 use crate::clock::Clock;
-use crate::copy::Report;
+use crate::copy::{Report, Trust};
 use crate::metrics::{Metrics, ObjectState, ReconcileResult};
 use crate::plan::Plan;
 use crate::request::{Fault, FaultKind, Mode, Request};
@@ -360,7 +360,8 @@ impl Pass<'_> {
             } else {
                 tracing::info!(namespace, name, ?why, "sync starts");
             }
-            let order = Order { request: Arc::clone(&request), created: created(self.object) };
+            let order =
+                Order { request: Arc::clone(&request), created: created(self.object), trust: self.trust(&next) };
             ctx.jobs.start(&self.uid, self.seen.key.clone(), order);
             // It may have gone meanwhile: whoever comes second, the watch or this, stops the job.
             if ctx.known.is_gone(&self.uid) {
@@ -383,6 +384,12 @@ impl Pass<'_> {
             Some(DRIFT_CHECK.mul_f64(1.0 + 0.1 * fastrand::f64())),
         ];
         Ok(Action::requeue(waits.into_iter().flatten().min().unwrap_or(DRIFT_CHECK)))
+    }
+
+    /// What the sync that starts now may rely on: nothing if that is what a request wants that was not heard before.
+    fn trust(&self, status: &ImageSetMirrorStatus) -> Trust {
+        let new = self.seen.request_token.is_some() && self.seen.request_token != status.last_handled_request;
+        if new && crate::request::is_forced(self.object) { Trust::Nothing } else { Trust::Remembered }
     }
 
     fn decide(&self, status: &ImageSetMirrorStatus, state: &State<Ended, Going>, outputs: Outlook) -> Decision {

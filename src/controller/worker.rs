@@ -14,7 +14,7 @@ use super::observe::progress;
 use super::status::{Planned, Progress};
 use crate::api::ImageSetMirror;
 use crate::clock::Clock;
-use crate::copy::{Finding, ItemReport, Observe, Outcome, Report, Stop, Survey};
+use crate::copy::{Finding, ItemReport, Observe, Outcome, Report, Stop, Survey, Trust};
 use crate::failure::Failure;
 use crate::lease::Fence;
 use crate::metrics::{Direction, Drift, ImageOutcome, Metrics, SyncOutcome};
@@ -25,11 +25,12 @@ use crate::request::{Attachments, Mode, Request};
 use crate::state::{Memory, Place, load_plan};
 use crate::sync::{Copy, Resolved, Sides, resolve};
 
-/// One order: a valid spec, and when its object was made, for questions of who came first.
+/// One order: a valid spec, when its object was made, for questions of who came first, and what may be relied on.
 #[derive(Clone)]
 pub(super) struct Order {
     pub(super) request: Arc<Request>,
     pub(super) created: Option<Timestamp>,
+    pub(super) trust: Trust,
 }
 
 /// What was found out before copying.
@@ -39,6 +40,7 @@ pub(super) struct Prepared {
     resolved: Resolved,
     mode: Mode,
     attachments: Attachments,
+    trust: Trust,
 }
 
 /// How a sync ended.
@@ -94,7 +96,8 @@ pub(super) struct Claimed(Mutex<BTreeMap<String, Claims>>);
 struct Claims {
     object: String,
     created: Option<Timestamp>,
-    plan: Arc<Plan>,
+    /// What it wants now, and what it wanted last when all of it was known, if not all is now. None if it never had a plan.
+    plans: Vec<Arc<Plan>>,
 }
 
 impl Claimed {
@@ -111,8 +114,19 @@ impl Claimed {
         self.lock().contains_key(uid)
     }
 
-    fn put(&self, uid: &str, object: String, created: Option<Timestamp>, plan: Arc<Plan>) {
-        self.lock().insert(uid.to_owned(), Claims { object, created, plan });
+    /// Notes what the object wants; a plan with gaps takes nothing from it that it had before.
+    fn put(&self, uid: &str, object: String, created: Option<Timestamp>, plan: Option<Arc<Plan>>) {
+        let mut all = self.lock();
+        let gaps = plan.as_ref().is_none_or(|plan| !plan.failures.is_empty());
+        let before = all.remove(uid).into_iter().flat_map(|claims| claims.plans);
+        let before = before.filter(|plan| gaps && plan.failures.is_empty());
+        let plans = plan.into_iter().chain(before).collect();
+        all.insert(uid.to_owned(), Claims { object, created, plans });
+    }
+
+    /// True if all that the object wants or wanted is known.
+    fn knows_all(&self, uid: &str) -> bool {
+        self.lock().get(uid).is_some_and(|claims| claims.plans.iter().any(|plan| plan.failures.is_empty()))
     }
 
     /// The first place where an older object wants something else.
@@ -125,9 +139,9 @@ impl Claimed {
             .filter(|(other, claims)| other.as_str() != uid && (claims.created, other.as_str()) < (created, uid));
         for (_, claims) in older {
             let clash = claims
-                .plan
-                .items
+                .plans
                 .iter()
+                .flat_map(|plan| &plan.items)
                 .find(|item| own.get(&item.destination).is_some_and(|digest| **digest != item.digest));
             if let Some(item) = clash {
                 return Some(format!(
@@ -199,10 +213,9 @@ impl Worker {
                 }
                 plan => plan?,
             };
-            if let Some(plan) = plan {
-                let name = format!("{}/{}", request.identity.namespace, request.identity.name);
-                self.claimed.put(&uid, name, created(&other), Arc::new(plan));
-            }
+            let name = format!("{}/{}", request.identity.namespace, request.identity.name);
+            // That there is none is remembered too: when it makes one, that happens here.
+            self.claimed.put(&uid, name, created(&other), plan.map(Arc::new));
         }
         Ok(())
     }
@@ -218,8 +231,19 @@ impl Worker {
             return Err(Ended::Conflict(message));
         }
         let name = format!("{}/{}", request.identity.namespace, request.identity.name);
-        self.claimed.put(uid, name, order.created, Arc::clone(&resolved.plan));
-        Ok(Prepared { sides, place, resolved, mode: request.mode, attachments: request.copy.attachments })
+        if !resolved.plan.failures.is_empty() && !self.claimed.knows_all(uid) {
+            let (_, last) = self.memory(uid).get(&sides.target, &place).await.map_err(Ended::Target)?;
+            self.claimed.put(uid, name.clone(), order.created, last);
+        }
+        self.claimed.put(uid, name, order.created, Some(Arc::clone(&resolved.plan)));
+        Ok(Prepared {
+            sides,
+            place,
+            resolved,
+            mode: request.mode,
+            attachments: request.copy.attachments,
+            trust: order.trust,
+        })
     }
 }
 
@@ -239,7 +263,7 @@ impl Work for Worker {
     }
 
     fn same(&self, one: &Prepared, other: &Prepared) -> bool {
-        let deed = |prepared: &Prepared| (prepared.mode, prepared.attachments);
+        let deed = |prepared: &Prepared| (prepared.mode, prepared.attachments, prepared.trust);
         one.resolved.plan.digest() == other.resolved.plan.digest() && deed(one) == deed(other)
     }
 
@@ -260,6 +284,7 @@ impl Work for Worker {
             throttle: self.throttle.clone(),
             place: &prepared.place,
             memory: &memory,
+            trust: prepared.trust,
             now: &now,
         };
         let plan = &prepared.resolved.plan;
@@ -366,8 +391,8 @@ impl Observe for Watch<'_> {
         self.metrics.blob_started();
     }
 
-    fn blob_ended(&self) {
-        self.metrics.blob_ended();
+    fn blob_ended(&self, took: Duration) {
+        self.metrics.blob_ended(took);
     }
 
     fn uploaded(&self, bytes: u64) {
@@ -395,5 +420,59 @@ impl Observe for Watch<'_> {
             counts.bytes_mounted += report.mounted_bytes;
             counts.bytes_present += report.present_bytes;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::failure::Reason;
+    use crate::plan::TargetId;
+    use crate::resolve::{Origin, OriginKind};
+
+    const PLACE: &str = "mirror.test/a:1";
+
+    fn plan(digest: Option<&[u8]>, gaps: bool) -> Arc<Plan> {
+        let item = |content| PlanItem {
+            asked: Vec::new(),
+            digest: Digest::of(content),
+            destination: PLACE.parse().unwrap(),
+            platforms: BTreeSet::new(),
+            after: Vec::new(),
+        };
+        let origin = Origin { kind: OriginKind::Additional, name: "a".to_owned() };
+        let failure = (origin, Failure::transient(Reason::NetworkUnreachable, ""));
+        Arc::new(Plan {
+            version: Plan::VERSION,
+            target: TargetId("default".to_owned()),
+            items: digest.map(item).into_iter().collect(),
+            blocked: Vec::new(),
+            failures: if gaps { vec![failure] } else { Vec::new() },
+        })
+    }
+
+    #[test]
+    fn what_could_not_be_resolved_gives_no_place_away() {
+        let (old, young) = (Some(Timestamp::UNIX_EPOCH), Some(Timestamp::MAX));
+        let claimed = Claimed::default();
+        let wants = plan(Some(b"theirs"), false);
+        claimed.put("1", "ns/old".to_owned(), old, Some(plan(Some(b"ours"), false)));
+        claimed.put("1", "ns/old".to_owned(), old, Some(plan(None, true)));
+        claimed.put("1", "ns/old".to_owned(), old, Some(plan(None, true)));
+        assert!(claimed.conflict("2", young, &wants).is_some());
+        // Left out on purpose.
+        claimed.put("1", "ns/old".to_owned(), old, Some(plan(None, false)));
+        assert_eq!(claimed.conflict("2", young, &wants), None);
+    }
+
+    #[test]
+    fn that_an_object_has_no_plan_is_known_until_it_makes_one() {
+        let claimed = Claimed::default();
+        claimed.put("1", "ns/old".to_owned(), None, None);
+        assert!(claimed.knows("1") && !claimed.knows_all("1"));
+        claimed.put("1", "ns/old".to_owned(), None, Some(plan(Some(b"ours"), false)));
+        assert!(claimed.knows_all("1"));
     }
 }

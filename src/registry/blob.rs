@@ -12,7 +12,7 @@ use super::client::{Tried, mismatch};
 use super::error::Request;
 use super::reply::Reply;
 use super::transport::Place;
-use super::{Capability, Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
+use super::{Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
 use crate::oci::{Descriptor, Hasher, Repository};
 
 /// Up to this many bytes are read again if a registry ignores that only the rest was asked for.
@@ -240,13 +240,11 @@ impl BlobReader {
         let reply = self.client.inner.send(ask).await?;
         self.request = reply.request.clone();
         let limits = &self.client.inner.limits;
-        let host = limits.host(&self.place.host);
         match reply.status().as_u16() {
             200..=299 if reply.is_html() => {
                 return Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }));
             }
             206 if from > 0 => {
-                host.learn(Capability::Range, true);
                 let range = reply.text(CONTENT_RANGE).and_then(content_range);
                 let fits = matches!(range, Some((start, total)) if start == from
                     && total.is_none_or(|total| total == self.blob.size));
@@ -264,9 +262,6 @@ impl BlobReader {
                     && announced != self.blob.digest
                 {
                     return Err(mismatch(&reply, &self.blob.digest, &announced));
-                }
-                if from > 0 {
-                    host.learn(Capability::Range, false);
                 }
                 if from > MAX_SKIP {
                     self.restart = true;

@@ -83,6 +83,11 @@ pub enum Problem {
         /// The announced length, if it was.
         length: Option<u64>,
     },
+    /// A list of more entries than are taken.
+    TooMany {
+        /// The bound.
+        limit: usize,
+    },
     /// Content that does not hash to its digest.
     Digest {
         /// What was asked for or announced.
@@ -264,7 +269,7 @@ impl Error {
             Problem::NotRegistry { .. } | Problem::Garbled(_) | Problem::RedirectLoop { .. } | Problem::Missing => {
                 Reason::RegistryError
             }
-            Problem::TooLarge { .. } => Reason::ManifestInvalid,
+            Problem::TooLarge { .. } | Problem::TooMany { .. } => Reason::ManifestInvalid,
             Problem::Digest { .. } | Problem::Length { .. } => Reason::DigestMismatch,
             Problem::Policy { .. } => Reason::PolicyDenied,
         }
@@ -386,6 +391,7 @@ impl Error {
                 format!("it is {length} bytes long, more than the {limit} that are taken")
             }
             Problem::TooLarge { limit, length: None } => format!("it is longer than the {limit} bytes that are taken"),
+            Problem::TooMany { limit } => format!("it has more than the {limit} entries that are taken"),
             Problem::Digest { expected, actual } => format!("`{expected}` was expected, `{actual}` came"),
             Problem::Length { expected, actual } => format!("{expected} bytes were expected, {actual} came"),
             Problem::RedirectLoop { hops } => format!("redirected in a circle or too often ({hops} times)"),
@@ -439,6 +445,9 @@ impl Error {
             }
             Reason::RegistryError => "look into the registry, and into proxies before it",
             Reason::DigestMismatch => "the content was changed on its way or is damaged in the registry",
+            Reason::ManifestInvalid if matches!(self.problem(), Problem::TooMany { .. }) => {
+                "attachments can be left out with `spec.copy.attachments: Skip`"
+            }
             Reason::ManifestInvalid if matches!(self.problem(), Problem::TooLarge { .. }) => {
                 "this is not a manifest that registries take"
             }
@@ -560,6 +569,7 @@ mod tests {
             Problem::Garbled("the token service does not answer with a token"),
             Problem::TooLarge { limit: 4_194_304, length: Some(5_000_000) },
             Problem::TooLarge { limit: 4_194_304, length: None },
+            Problem::TooMany { limit: 10_000 },
             digest,
             Problem::Length { expected: 10, actual: 12 },
             Problem::RedirectLoop { hops: 3 },

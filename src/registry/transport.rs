@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
@@ -316,12 +316,15 @@ impl Inner {
             Ok(Ok(response)) => Some(response.status().as_u16()),
             _ => None,
         };
+        let told_to_wait =
+            result.as_ref().is_ok_and(|sent| sent.as_ref().is_ok_and(|it| it.headers().contains_key(RETRY_AFTER)));
         let host = authority(url);
         self.limits.observer().request(&RequestEvent {
             host: &host,
             side: self.settings.side,
             method,
             status,
+            told_to_wait,
             retry,
             token: ask.scopes.is_none(),
             elapsed: started.elapsed(),

@@ -116,6 +116,13 @@ pub fn request_token(object: &ImageSetMirror) -> Option<String> {
     Some(crate::failure::cut(&token, api::limits::TEXT))
 }
 
+/// True if the sync that is asked for now is to rely on nothing that earlier ones found.
+pub fn is_forced(object: &ImageSetMirror) -> bool {
+    let Some(annotations) = &object.metadata.annotations else { return false };
+    let forced = annotations.get(api::FORCE_AT_ANNOTATION).filter(|value| !value.is_empty());
+    forced.is_some() && forced == annotations.get(api::REQUESTED_AT_ANNOTATION)
+}
+
 fn identity(object: &ImageSetMirror, faults: &mut Faults) -> Identity {
     let metadata = &object.metadata;
     let name = metadata.name.clone().unwrap_or_default();

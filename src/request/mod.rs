@@ -18,7 +18,7 @@ mod key;
 mod pattern;
 mod units;
 
-pub use build::request_token;
+pub use build::{is_forced, request_token};
 
 /// Whether a fault is a mistake or something that is not built yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

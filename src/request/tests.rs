@@ -384,3 +384,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_sync_is_forced_if_both_annotations_have_one_value() {
+    let ask = |requested: &str, forced: &str| {
+        let mut object = ImageSetMirror::default();
+        let values = [("mirror.openshift.io/requested-at", requested), ("mirror.openshift.io/force-at", forced)];
+        object.metadata.annotations = Some(values.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        is_forced(&object)
+    };
+    assert!(ask("1", "1"));
+    assert!(!ask("2", "1") && !ask("", "") && !is_forced(&ImageSetMirror::default()));
+}

@@ -130,6 +130,19 @@ async fn a_target_that_does_not_take_mounts_is_asked_once_more_without_and_then_
 }
 
 #[tokio::test]
+async fn where_mounts_are_refused_a_blob_that_is_there_is_present() {
+    let (from, to, bytes, blob) = pair(10).await;
+    to.rule(|seen| seen.query.contains_key("mount").then(|| error(405, "UNSUPPORTED", "")));
+    let (source, target, repository, home) =
+        (source(&from), target(&to), to.repository("x/y"), to.repository("other/home"));
+    target.start_upload(&repository, &blob.digest, Some(&home)).await.unwrap();
+    to.put_blob("x/y", bytes);
+    let moved =
+        transfer(&source, &from.repository("a/b"), &target, &repository, &blob, Some(&home), Progress::none()).await;
+    assert_eq!(moved.unwrap(), Transferred::Present);
+}
+
+#[tokio::test]
 async fn a_refusal_that_is_not_about_the_mount_is_not_remembered_as_one() {
     let fake = FakeRegistry::start().await;
     fake.times(2, ("POST", ""), || error(403, "DENIED", "no"));

@@ -222,7 +222,7 @@ async fn an_observer_hears_of_every_request() {
     fake.put_manifest("a/b", "1", IMAGE, "{}");
     fake.wants_tokens(None);
     fake.times(1, ("GET /v2", ""), || answer(429, &[], ""));
-    fake.times(1, ("GET /v2", ""), || answer(503, &[], ""));
+    fake.times(1, ("GET /v2", ""), || answer(503, &[("retry-after", "0")], ""));
     let counting = Arc::new(Counting::default());
     let limits = Arc::new(Limits::observed(Windows::default(), Arc::<Counting>::clone(&counting)));
     let client = Client::new(settings(Side::Source, &[&fake]), limits).unwrap();
@@ -237,5 +237,5 @@ async fn an_observer_hears_of_every_request() {
             "source GET 200 retry"
         ]
     );
-    assert_eq!(counting.throttled.load(Ordering::SeqCst), 1);
+    assert_eq!(counting.throttled.load(Ordering::SeqCst), 2);
 }

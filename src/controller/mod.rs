@@ -206,7 +206,7 @@ pub async fn run(
     }
     let limits = Arc::new(Limits::observed(windows, Arc::new(RegistryObserver::new(metrics.clone()))));
     let worker = Arc::new(Worker {
-        access: Access { client: client.clone(), limits },
+        access: Access::new(client.clone(), limits),
         cluster: cluster_id,
         throttle: settings.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get()))),
         clock: clock.clone(),

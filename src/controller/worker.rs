@@ -220,12 +220,11 @@ impl Worker {
         Ok(())
     }
 
-    async fn try_prepare(&self, order: &Order) -> Result<Prepared, Ended> {
+    async fn try_prepare(&self, order: &Order, sides: &Sides) -> Result<Prepared, Ended> {
         let request = &order.request;
-        let sides = self.access.sides(request).await.map_err(Ended::Waiting)?;
         let place = self.place(request).map_err(Ended::Target)?;
         let resolved = resolve(request, &sides.source).await.map_err(|error| Ended::Contradiction(Arc::new(error)))?;
-        self.learn_others(order, &sides).await.map_err(Ended::Target)?;
+        self.learn_others(order, sides).await.map_err(Ended::Target)?;
         let uid = &request.identity.uid;
         if let Some(message) = self.claimed.conflict(uid, order.created, &resolved.plan) {
             return Err(Ended::Conflict(message));
@@ -237,7 +236,7 @@ impl Worker {
         }
         self.claimed.put(uid, name, order.created, Some(Arc::clone(&resolved.plan)));
         Ok(Prepared {
-            sides,
+            sides: sides.clone(),
             place,
             resolved,
             mode: request.mode,
@@ -259,7 +258,12 @@ impl Work for Worker {
     type Progress = Going;
 
     async fn prepare(&self, order: &Order) -> Result<Prepared, Ended> {
-        self.try_prepare(order).await
+        let sides = self.access.sides(&order.request).await.map_err(Ended::Waiting)?;
+        let prepared = self.try_prepare(order, &sides).await;
+        if prepared.is_err() {
+            self.access.forget(&sides);
+        }
+        prepared
     }
 
     fn same(&self, one: &Prepared, other: &Prepared) -> bool {
@@ -307,6 +311,9 @@ impl Work for Worker {
                 state_failure: None,
             }),
         };
+        if !done.as_ref().is_ok_and(Done::complete) {
+            self.access.forget(&prepared.sides);
+        }
         match done {
             Ok(done) => Ended::Done(Arc::new(done)),
             Err(failure) => Ended::Target(failure),

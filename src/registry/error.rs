@@ -350,9 +350,10 @@ impl Error {
             message.push_str(&advice);
         }
         let (reason, message) = (self.reason(), cut(&message, 1024));
+        let side = Some(request.side);
         match self.class() {
-            Class::Transient { after } => Failure { retry_after: after, ..Failure::transient(reason, message) },
-            Class::Permanent => Failure::permanent(reason, message),
+            Class::Transient { after } => Failure { retry_after: after, side, ..Failure::transient(reason, message) },
+            Class::Permanent => Failure { side, ..Failure::permanent(reason, message) },
         }
     }
 

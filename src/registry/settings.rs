@@ -8,32 +8,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::{Credentials, Override};
+use crate::failure::Side;
 use crate::oci::Registry;
-
-/// Whose registry a client talks to. It decides which reasons failures have and what tokens are asked to allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
-    /// Where content comes from: only read.
-    Source,
-    /// Where content goes.
-    Target,
-}
-
-impl Side {
-    /// The name in messages and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Target => "target",
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// How a host is spoken to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::api::ResourceState;
-use crate::failure::{Failure, Reason as Cause};
+use crate::failure::{Failure, Reason as Cause, Side};
 use crate::request::{Fault, FaultKind};
 
 use super::*;
@@ -46,11 +46,12 @@ fn running(stage: Stage, started: i64, plan: Option<Planned>, progress: Progress
 }
 
 fn item(stage: FailedStage, reason: Cause) -> FailedItem {
+    let side = if stage == FailedStage::Resolve { Side::Source } else { Side::Target };
     FailedItem {
         image: "quay.io/org/app:v1".to_owned(),
         origin: "additional quay.io/org/app:v1".to_owned(),
         stage,
-        failure: Failure::transient(reason, "quay.io says no"),
+        failure: Failure { side: Some(side), ..Failure::transient(reason, "quay.io says no") },
     }
 }
 
@@ -227,6 +228,8 @@ fn failures_are_told_by_the_reason_they_share() {
         (vec![(Resolve, Cause::SourceAuth), (Copy, Cause::DependencyFailed)], "AuthenticationFailed"),
         (vec![(Copy, Cause::RateLimited)], "RateLimited"),
         (vec![(Resolve, Cause::NetworkUnreachable)], "SourceUnreachable"),
+        (vec![(Copy, Cause::NetworkUnreachable), (Copy, Cause::DependencyFailed)], "TargetUnreachable"),
+        (vec![(Copy, Cause::NetworkUnreachable), (Resolve, Cause::NetworkUnreachable)], "CopyFailed"),
         (vec![(Resolve, Cause::TLSUntrusted), (Copy, Cause::DependencyFailed)], "CertificateNotTrusted"),
         (vec![(Resolve, Cause::SourceNotFound)], "ResolveFailed"),
         (vec![(Resolve, Cause::SourceNotFound), (Copy, Cause::RegistryError)], "CopyFailed"),

@@ -1,7 +1,7 @@
 //! What conditions say in words, and the one reason that stands for many failures.
 
 use crate::api::ResourceState;
-use crate::failure;
+use crate::failure::{self, Side};
 use crate::request::{Fault, FaultKind};
 
 use super::observation::{Applied, FailedItem, FailedStage, Output, Planned};
@@ -44,13 +44,19 @@ pub(super) fn reason_of(failures: &[FailedItem]) -> Reason {
         Reason::RateLimited
     } else if all(&[Cause::TLSUntrusted]) {
         Reason::CertificateNotTrusted
-    } else if resolving && all(&[Cause::NetworkUnreachable, Cause::TLSUntrusted]) {
-        Reason::SourceUnreachable
+    } else if all(&[Cause::NetworkUnreachable, Cause::TLSUntrusted]) && one_side(&causes).is_some() {
+        if one_side(&causes) == Some(Side::Target) { Reason::TargetUnreachable } else { Reason::SourceUnreachable }
     } else if resolving {
         Reason::ResolveFailed
     } else {
         Reason::CopyFailed
     }
+}
+
+/// Whose registries failed, if only one side's did.
+fn one_side(causes: &[&FailedItem]) -> Option<Side> {
+    let first = causes.first()?.failure.side?;
+    causes.iter().all(|item| item.failure.side == Some(first)).then_some(first)
 }
 
 /// `1 image`, `3 images`, `2 entries`.

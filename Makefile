@@ -20,7 +20,7 @@ build: ## Build the release binary
 lint: $(CARGO_DENY) ## Formatting, clippy, docs, dependencies, generated files
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	$(CARGO_DENY) --locked check bans licenses sources
 	cargo test --locked --test crds --test layers
 

@@ -69,6 +69,31 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Whose registry a client talks to. It decides which reasons failures have and what tokens are asked to allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// Where content comes from: only read.
+    Source,
+    /// Where content goes.
+    Target,
+}
+
+impl Side {
+    /// The name in messages and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// One failure: what kind, in words, and whether trying again can help.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -81,12 +106,15 @@ pub struct Failure {
     /// How long the registry asked to be left alone. For the process that was told, so it is in no report and no status.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
+    /// Whose registry it was, if it was one that failed.
+    #[serde(skip)]
+    pub side: Option<Side>,
 }
 
 impl Failure {
     /// One that a person has to mend.
     pub fn permanent(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), transient: false, retry_after: None }
+        Self { reason, message: message.into(), transient: false, retry_after: None, side: None }
     }
 
     /// One that may mend itself.

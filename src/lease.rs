@@ -186,6 +186,20 @@ impl Fence {
         }
     }
 
+    /// Until when the fence holds as far as is known now: what is being sent is given up then. None if it always holds.
+    pub fn until(&self) -> Option<Instant> {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Deadline::Never => None,
+            Deadline::Passed => Some(Instant::now()),
+            Deadline::At(at) => Some(at),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ending(at: Instant) -> Self {
+        Self(Arc::new(Mutex::new(Deadline::At(at))))
+    }
+
     fn set(&self, deadline: Deadline) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
     }

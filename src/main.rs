@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use imageset_mirror::cli::{self, Args, Command};
 use imageset_mirror::clock::Clock;
+use imageset_mirror::failure::chain;
 use imageset_mirror::telemetry;
 
 mod operator;
@@ -15,7 +16,11 @@ fn main() -> anyhow::Result<ExitCode> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let controller = matches!(args.command, Command::Controller(_));
     let format = args.log_format.unwrap_or(if controller { telemetry::Format::Json } else { telemetry::Format::Text });
-    telemetry::install(format, args.log_level.as_deref(), !controller, Clock::system())?;
+    match telemetry::install(format, args.log_level.as_deref(), !controller, Clock::system()) {
+        Ok(()) => {}
+        Err(error @ telemetry::Error::Install(_)) => return Err(error.into()),
+        Err(error) => return Ok(cli::refuse(&format!("--log-level: {}", chain(&error)))),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match args.command {
         Command::Controller(args) => runtime.block_on(operator::run(*args)),

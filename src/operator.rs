@@ -9,8 +9,9 @@ use imageset_mirror::cli::ControllerArgs;
 use imageset_mirror::clock::Clock;
 use imageset_mirror::controller;
 use imageset_mirror::lease::{self, Elector, Ended};
-use imageset_mirror::metrics::{Build, Metrics};
+use imageset_mirror::metrics::{Build, CountRequests, Metrics};
 use imageset_mirror::server::{Endpoint, Health, Part};
+use kube::client::ClientBuilder;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -59,15 +60,16 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     tracker.spawn(signals(stop.clone(), last.clone(), health.clone())?);
 
     let config = kube::Config::infer().await.context("finding the API server (in a pod, or by KUBECONFIG)")?;
-    let client = kube::Client::try_from(config.clone()).context("making a client for the API server")?;
+    let client = ClientBuilder::try_from(config.clone()).context("making a client for the API server")?;
+    let client = client.with_layer(&CountRequests::new(metrics.clone())).build();
     let lease_client = lease::client(config, &lease_settings).context("making a client for the lease")?;
     {
         let (client, namespaces, health) = (client.clone(), settings.watch_namespaces.clone(), health.clone());
         let stop = stop.clone();
         tracker.spawn(async move {
-            let ready = |served| {
-                health.set(Part::CrdServed, served);
-                if served {
+            let ready = |readiness: controller::Readiness| {
+                health.set(Part::CrdServed, readiness.served);
+                if readiness.listed {
                     health.set(Part::FirstList, true);
                 }
             };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey};
+use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey, Trust};
 use crate::failure::{Failure, Reason};
 use crate::fetch::Source;
 use crate::oci::{Digest, Reference};
@@ -62,7 +62,8 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
                     Some(registry::Override { source: prefix(&rule.source)?, mirrors })
                 })
                 .collect();
-            let images = request.additional.iter().map(|image| image.named.repository().registry().clone());
+            let images = request.additional.iter().filter(|image| image.blocked_by.is_none());
+            let images = images.map(|image| image.named.repository().registry().clone());
             let mirrors =
                 settings.overrides.iter().flat_map(|rule| &rule.mirrors).map(|mirror| mirror.registry().clone());
             settings.allowed = images.chain(mirrors).collect();
@@ -99,6 +100,8 @@ pub struct Copy<'a> {
     pub place: &'a Place,
     /// What is remembered of it in this process.
     pub memory: &'a Memory,
+    /// Whether what earlier syncs found is believed.
+    pub trust: Trust,
     /// The time that newly completed images are noted with: RFC 3339, UTC, whole seconds.
     pub now: &'a (dyn Fn() -> String + Sync),
 }
@@ -110,7 +113,7 @@ pub struct Copied {
     pub report: Report,
     /// Images that the plan before did not have.
     pub added: usize,
-    /// Images that only the plan before had.
+    /// Images that only the plan before had; none if something could not be resolved.
     pub removed: usize,
     /// Why the object's state could not be kept in the target, if so. Content is not affected.
     pub state_failure: Option<Failure>,
@@ -147,6 +150,7 @@ impl Copy<'_> {
         let settings = Settings {
             concurrency: self.request.copy.concurrency.unwrap_or(default.concurrency),
             attachments: attachments(self.request),
+            trust: self.trust,
         };
         let own = self.request.copy.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
         let throttles = own.into_iter().chain(self.throttle.clone()).collect();
@@ -166,24 +170,25 @@ impl Copy<'_> {
         let now = (self.now)();
         for (item, outcome) in plan.items.iter().zip(&report.items) {
             if outcome.complete() {
-                ledger.add(item, attachments, &now);
+                // What could not be listed is looked at by every sync, so that it stays known.
+                ledger.add(item, attachments && !outcome.has_unlisted(), &now);
             }
         }
         let (added, removed) = previous.as_deref().map_or((plan.items.len(), 0), |previous| changes(plan, previous));
         let changed = previous.as_deref().is_none_or(|previous| previous.digest() != plan.digest());
+        // What could not be resolved this time was not given up: the plan before says more.
+        let whole = plan.failures.is_empty() && report.complete();
+        // Whoever is in charge by now has written what we would overwrite.
+        let may_commit = || observe.may_commit();
         let saving = async {
-            // Whoever is in charge by now has written what we would overwrite.
-            if !observe.may_commit() {
-                return Err(stopped());
-            }
-            ledger.save(target, self.place).await?;
-            if changed && report.complete() {
-                save_plan(target, self.place, plan).await?;
+            ledger.save(target, self.place, &may_commit).await?;
+            if changed && whole {
+                save_plan(target, self.place, plan, &may_commit).await?;
             }
             Ok(())
         };
         let state_failure = stop.abort.run_until_cancelled(saving).await.unwrap_or_else(|| Err(stopped())).err();
-        let kept = if report.complete() && state_failure.is_none() { Some(Arc::clone(plan)) } else { previous };
+        let kept = if whole && state_failure.is_none() { Some(Arc::clone(plan)) } else { previous };
         self.memory.put(self.place, ledger, kept);
         Ok(Copied { report, added, removed, state_failure })
     }
@@ -210,10 +215,11 @@ fn stopped() -> Failure {
     Failure::transient(Reason::Cancelled, "stopped before it was done")
 }
 
-/// How many images `plan` adds to the one before, and how many it leaves out.
+/// How many images `plan` adds to the one before, and how many it leaves out: none as long as something of it is unresolved.
 fn changes(plan: &Plan, previous: &Plan) -> (usize, usize) {
     let previous: Vec<_> = previous.items.iter().map(|item| (item.destination.clone(), item.digest.clone())).collect();
-    (plan.added(&previous).len(), plan.removed(&previous).len())
+    let removed = if plan.failures.is_empty() { plan.removed(&previous).len() } else { 0 };
+    (plan.added(&previous).len(), removed)
 }
 
 fn attachments(request: &Request) -> Attachments {

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal as _};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -41,6 +42,15 @@ pub enum Error {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// A word in the filter is no level.
+    #[error(
+        "`{word}` is not a log level: write error, warn, info, debug, trace or off, or directives such as \
+         `info,imageset_mirror=debug`"
+    )]
+    Level {
+        /// The word.
+        word: String,
+    },
     /// Something else has installed a subscriber.
     #[error("installing the log subscriber")]
     Install(#[source] tracing_subscriber::util::TryInitError),
@@ -70,6 +80,11 @@ pub fn install(format: Format, filter: Option<&str>, to_stderr: bool, clock: Clo
 fn parse_filter(filter: Option<&str>) -> Result<EnvFilter, Error> {
     let filter = filter.map(str::trim).filter(|filter| !filter.is_empty());
     let filter = filter.unwrap_or("info,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,tower=warn");
+    // The filter would take any other word for the name of a module, of which nobody has heard.
+    let word = |part: &&str| !part.contains(['=', '[', ':']) && part.parse::<LevelFilter>().is_err();
+    if let Some(word) = filter.split(',').map(str::trim).find(word) {
+        return Err(Error::Level { word: word.to_owned() });
+    }
     EnvFilter::try_new(filter).map_err(|source| Error::Filter { filter: filter.to_owned(), source })
 }
 
@@ -266,6 +281,12 @@ mod tests {
         let line: Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(line["error"], "opening `x`");
         assert_eq!(line["error_chain"], "opening `x`: no such file");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_named() {
+        assert!(parse_filter(Some("info,imageset_mirror::copy=debug")).is_ok());
+        assert!(parse_filter(Some("info,loud")).unwrap_err().to_string().starts_with("`loud` is not a log level"));
     }
 
     #[test]

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::Deployment as Manifest;
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, ListParams, PostParams};
 use rustix::process::Signal;
 use serde::Deserialize as _;
+use serde_json::json;
 use tokio::sync::OnceCell;
 
 use crate::cluster::Cluster;
@@ -108,6 +110,21 @@ pub async fn apply_config_default(cluster: &Cluster) -> Result<Deployment> {
     let (mirrors, one) = (&mirrors, &ListParams::default().limit(1));
     eventually(SHORT, "ImageSetMirror objects to be served", || async move { Ok(Some(mirrors.list(one).await?)) })
         .await?;
+    // The admission plugin that guards owners learns of a new kind a little later, and refuses owners of that kind until then.
+    let client = cluster.client().await?;
+    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    let owned = serde_json::from_value(json!({
+        "metadata": {"name": "owned", "ownerReferences": [{
+            "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror", "name": "owner", "uid": "none",
+            "controller": true, "blockOwnerDeletion": true,
+        }]},
+    }))?;
+    let (maps, owned) = (&maps, &owned);
+    let dry_run = &PostParams { dry_run: true, ..PostParams::default() };
+    eventually(SHORT, "ImageSetMirror objects to be taken as owners", || async move {
+        Ok(Some(maps.create(dry_run, owned).await?))
+    })
+    .await?;
     rendered_deployment(cluster).await
 }
 

@@ -51,8 +51,11 @@ pub struct Content {
 }
 
 /// A list of one list binds the keys to a name, so that each is made once.
-const UNIQUE_CATALOGS: &str = "[self.map(o, (has(o.targetCatalog) ? '/' + o.targetCatalog : o.catalog.find(r'/[^:@]*')) \
-     + (has(o.targetTag) ? ':' + o.targetTag : o.catalog.find(r'[:@][^/]*$')))]\
+///
+/// The path is what follows the host, or all of a name without one; the tag what stands before the digest, or the digest.
+const UNIQUE_CATALOGS: &str = "[self.map(o, (has(o.targetCatalog) ? '/' + o.targetCatalog : \
+     o.catalog.contains('/') ? o.catalog.find(r'/[^:@]*') : '/' + o.catalog.find(r'^[^:@]*')) \
+     + (has(o.targetTag) ? ':' + o.targetTag + '@' : (o.catalog + '@').find(r':[^/:@]+@')))]\
      .all(keys, keys.all(k, keys.exists_one(other, other == k)))";
 
 /// Releases to mirror.

@@ -62,6 +62,9 @@ pub const OWNER_LABEL: &str = concat!(group!(), "/owner");
 pub const OWNER_REF_ANNOTATION: &str = concat!(group!(), "/owner-ref");
 /// Annotation of the object: any new value asks for a sync now.
 pub const REQUESTED_AT_ANNOTATION: &str = concat!(group!(), "/requested-at");
+/// Annotation of the object: the value of [`REQUESTED_AT_ANNOTATION`], set together with it, makes the sync that it asks for
+/// rely on nothing that is remembered or was found before.
+pub const FORCE_AT_ANNOTATION: &str = concat!(group!(), "/force-at");
 /// The same request in Flux's words.
 pub const FLUX_REQUESTED_AT_ANNOTATION: &str = "reconcile.fluxcd.io/requestedAt";
 /// Longest name of an object, so that names derived from it stay valid.

@@ -8,9 +8,18 @@ use serde_json::Value;
 /// The schema of the whole object.
 pub(crate) static SCHEMA: LazyLock<Value> = LazyLock::new(super::crd::schema);
 
+/// Whether lists may be longer than the API server allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lists {
+    /// They may not.
+    Capped,
+    /// They may.
+    Open,
+}
+
 /// Lists where `value` leaves the bounds of `schema`: lengths, numbers, patterns, and lists whose entries must differ. Types
 /// and names of keys are not looked at.
-pub(crate) fn bounds(schema: &Value, value: &Value, field: &str, found: &mut Vec<(String, String)>) {
+pub(crate) fn bounds(schema: &Value, value: &Value, field: &str, lists: Lists, found: &mut Vec<(String, String)>) {
     let mut say = |message: String| found.push((field.to_owned(), message));
     let limit = |name: &str| schema.get(name).and_then(Value::as_f64);
     match value {
@@ -36,7 +45,8 @@ pub(crate) fn bounds(schema: &Value, value: &Value, field: &str, found: &mut Vec
             }
         }
         Value::Array(entries) => {
-            if let Some(max) = limit("maxItems").filter(|max| count(entries.len()) > *max) {
+            let cap = limit("maxItems").filter(|_| lists == Lists::Capped);
+            if let Some(max) = cap.filter(|max| count(entries.len()) > *max) {
                 say(format!("has {} entries; at most {max} are allowed", entries.len()));
             }
             if limit("minItems").is_some_and(|min| count(entries.len()) < min) {
@@ -45,7 +55,7 @@ pub(crate) fn bounds(schema: &Value, value: &Value, field: &str, found: &mut Vec
             duplicates(schema, entries, field, found);
             if let Some(items) = schema.get("items") {
                 for (index, entry) in entries.iter().enumerate() {
-                    bounds(items, entry, &format!("{field}[{index}]"), found);
+                    bounds(items, entry, &format!("{field}[{index}]"), lists, found);
                 }
             }
         }
@@ -53,7 +63,7 @@ pub(crate) fn bounds(schema: &Value, value: &Value, field: &str, found: &mut Vec
             if let Some(Value::Object(properties)) = schema.get("properties") {
                 for (key, schema) in properties {
                     if let Some(value) = entries.get(key) {
-                        bounds(schema, value, &format!("{field}.{key}"), found);
+                        bounds(schema, value, &format!("{field}.{key}"), lists, found);
                     }
                 }
             }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::{AttachmentsArg, FileArgs};
 use crate::api::{Attachments, HostSettings, ImageSetMirror, Override, Tls};
+use crate::copy::Trust;
 use crate::failure::chain;
-use crate::file::{self, Destination};
+use crate::file::{self, Destination, Loaded, To};
 use crate::oci::Registry;
 use crate::registry::{Client, Credentials, Limits, Prefix, Side, Throttle};
 use crate::request::Request;
-use crate::state::Place;
-use crate::sync::{Sides, client_settings, tls};
+use crate::state::{Memory, Place};
+use crate::sync::{Copy, Sides, client_settings, tls};
 
 /// State that is kept from the command line, beside that of clusters.
 const NO_CLUSTER: &str = "command-line";
@@ -26,6 +27,14 @@ pub(super) struct Prepared {
     pub(super) warnings: Vec<String>,
 }
 
+impl Prepared {
+    /// A copy with nothing remembered; `now` gives the time that completed images are noted with.
+    pub(super) fn copy<'a>(&'a self, memory: &'a Memory, now: &'a (dyn Fn() -> String + Sync)) -> Copy<'a> {
+        let (request, sides, place) = (&self.request, &self.sides, &self.place);
+        Copy { request, sides, throttle: self.throttle.clone(), place, memory, trust: Trust::Remembered, now }
+    }
+}
+
 /// Lines that tell what is wrong with the input.
 pub(super) type Wrong = Vec<String>;
 
@@ -33,14 +42,14 @@ pub(super) type Wrong = Vec<String>;
 pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
     let mut wrong = Vec::new();
     let to = match args.to.as_deref().map(str::parse::<Destination>).transpose() {
-        Ok(to) => to,
+        Ok(to) => to.ok_or(To::Absent),
         Err(error) => {
             wrong.push(format!("--to: {error}"));
-            None
+            Err(To::Wrong)
         }
     };
     let mut warnings = Vec::new();
-    let mut loaded = match file::read(&args.file, to.as_ref()) {
+    let mut loaded = match file::read(&args.file, to.as_ref().map_or_else(|missing| *missing, To::Given)) {
         Ok(loaded) => Some(loaded),
         Err(error) => {
             wrong.push(chain(&error));
@@ -53,12 +62,10 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
     let request = loaded.as_mut().and_then(|loaded| {
         warnings.extend(loaded.warnings.iter().map(|warning| format!("{}:{warning}", args.file.display())));
         warnings.extend(not_looked_up(&loaded.object));
-        flags(args, &hosts, &overrides, &mut loaded.object);
-        Request::try_new(&loaded.object)
-            .map_err(|invalid| wrong.push(file::lines(&args.file, &loaded.problems(&invalid))))
-            .ok()
+        let flagged = Flagged::put(args, &hosts, &overrides, &mut loaded.object);
+        checked(&args.file, loaded, &flagged, &mut wrong)
     });
-    let credentials = credentials(args.authfile.as_deref(), &mut warnings).unwrap_or_else(|text| {
+    let credentials = credentials(args.authfile.as_deref(), environment, &mut warnings).unwrap_or_else(|text| {
         wrong.push(text);
         Credentials::none()
     });
@@ -85,7 +92,7 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
     let sides = Sides { source: side(Side::Source)?, target: side(Side::Target)? };
     let (target, identity) = (&request.target, &request.identity);
     let place = Place::new(&target.registry, target.prefix.as_ref(), NO_CLUSTER, &identity.namespace, &identity.name)
-        .map_err(|error| vec![format!("--to: {error}")])?;
+        .map_err(|error| vec![format!("the target is too long for the records kept there: {error}")])?;
     let throttle = args.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
     Ok(Prepared { request, sides, throttle, place, warnings })
 }
@@ -149,41 +156,103 @@ fn override_flags(texts: &[String], wrong: &mut Wrong) -> Vec<(String, String)> 
     found
 }
 
-/// Puts flags into the object, where the same checks apply to them as to the file.
-fn flags(args: &FileArgs, hosts: &[(Registry, Tls)], overrides: &[(String, String)], object: &mut ImageSetMirror) {
-    let spec = &mut object.spec;
-    for (host, mode) in hosts {
-        let host = host.to_string();
-        if spec.target.registry == host {
-            spec.target.tls = *mode;
-        }
-        spec.source.hosts.retain(|known| known.host != host);
-        spec.source.hosts.push(HostSettings { host, tls: *mode });
+/// The request, or everything that is wrong with file and flags, each where the user wrote it.
+fn checked(path: &Path, loaded: &Loaded, flagged: &Flagged, wrong: &mut Wrong) -> Option<Request> {
+    let (request, faults) = match Request::of_file(&loaded.object) {
+        Ok(request) => (Some(request), Vec::new()),
+        Err(invalid) => (None, invalid.faults),
+    };
+    let (of_flags, of_file): (Vec<_>, Vec<_>) =
+        faults.into_iter().partition(|fault| flagged.flag(&fault.field).is_some());
+    for fault in &of_flags {
+        wrong.extend(flagged.flag(&fault.field).map(|flag| format!("{flag}: {}", fault.message)));
     }
-    for (source, mirror) in overrides {
-        match spec.source.overrides.iter_mut().find(|known| known.source == *source) {
-            Some(known) => known.mirrors.push(mirror.clone()),
-            None => {
-                let (source, mirrors) = (source.clone(), vec![mirror.clone()]);
-                spec.source.overrides.push(Override { source, mirrors });
+    let problems = loaded.problems(&of_file);
+    if !problems.is_empty() {
+        wrong.push(file::lines(path, &problems));
+    }
+    request.filter(|_| problems.is_empty())
+}
+
+/// Which fields of the object come from flags.
+struct Flagged(Vec<(String, &'static str)>);
+
+impl Flagged {
+    /// Puts flags into the object, where the same checks apply to them as to the file.
+    fn put(
+        args: &FileArgs,
+        hosts: &[(Registry, Tls)],
+        overrides: &[(String, String)],
+        object: &mut ImageSetMirror,
+    ) -> Self {
+        let mut fields = Vec::new();
+        let spec = &mut object.spec;
+        if args.to.as_deref().is_some_and(|to| to.parse::<Destination>().is_ok()) {
+            fields.extend(["registry", "pathPrefix"].map(|field| (format!("spec.target.{field}"), "--to")));
+        }
+        for (host, mode) in hosts {
+            let host = host.to_string();
+            if spec.target.registry == host {
+                spec.target.tls = *mode;
+                if *mode == Tls::Plain {
+                    // Without TLS it has no meaning, and nobody looks it up here anyway.
+                    spec.target.trust_bundle = None;
+                }
+            }
+            if let Some(known) = spec.source.hosts.iter_mut().find(|known| known.host == host) {
+                known.tls = *mode;
+            } else {
+                fields.push((format!("spec.source.hosts[{}]", spec.source.hosts.len()), "--tls"));
+                spec.source.hosts.push(HostSettings { host, tls: *mode });
             }
         }
+        for (source, mirror) in overrides {
+            let count = spec.source.overrides.len();
+            if let Some(index) = spec.source.overrides.iter().position(|known| known.source == *source) {
+                if let Some(known) = spec.source.overrides.get_mut(index) {
+                    known.mirrors.push(mirror.clone());
+                }
+                fields.push((format!("spec.source.overrides[{index}].mirrors"), "--override"));
+            } else {
+                let (source, mirrors) = (source.clone(), vec![mirror.clone()]);
+                spec.source.overrides.push(Override { source, mirrors });
+                fields.push((format!("spec.source.overrides[{count}]"), "--override"));
+            }
+        }
+        if let Some(concurrency) = args.concurrency {
+            spec.copy.concurrency = Some(i32::try_from(concurrency.get()).unwrap_or(i32::MAX));
+            fields.push(("spec.copy.concurrency".to_owned(), "--concurrency"));
+        }
+        match args.attachments {
+            Some(AttachmentsArg::Copy) => spec.copy.attachments = Attachments::Copy,
+            Some(AttachmentsArg::Skip) => spec.copy.attachments = Attachments::Skip,
+            None => {}
+        }
+        Self(fields)
     }
-    if let Some(concurrency) = args.concurrency {
-        spec.copy.concurrency = Some(i32::try_from(concurrency.get()).unwrap_or(i32::MAX));
-    }
-    match args.attachments {
-        Some(AttachmentsArg::Copy) => spec.copy.attachments = Attachments::Copy,
-        Some(AttachmentsArg::Skip) => spec.copy.attachments = Attachments::Skip,
-        None => {}
+
+    /// The flag that a field comes from.
+    fn flag(&self, field: &str) -> Option<&'static str> {
+        let below =
+            |known: &str| field.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        self.0.iter().find(|(known, _)| below(known)).map(|(_, flag)| *flag)
     }
 }
 
-/// Reads the auth file named, or the first of the usual ones that is there.
+/// A variable of the environment that is not empty.
+fn environment(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Reads the auth file named, or else the usual ones that are there: each place is looked up in one after the other.
 ///
-/// The order is that of containers-auth.json(5): `REGISTRY_AUTH_FILE`, the run-time directory, the configuration directory,
-/// Docker's file.
-fn credentials(named: Option<&Path>, warnings: &mut Vec<String>) -> Result<Credentials, String> {
+/// The order is that of containers-auth.json(5): `REGISTRY_AUTH_FILE`, which excludes the others, then the run-time directory,
+/// the configuration directory, Docker's file.
+fn credentials(
+    named: Option<&Path>,
+    environment: impl Fn(&str) -> Option<PathBuf>,
+    warnings: &mut Vec<String>,
+) -> Result<Credentials, String> {
     let mut read = |path: &Path| {
         let bytes = std::fs::read(path).map_err(|error| format!("auth file {}: {error}", path.display()))?;
         // Unlike a Secret, such a file may hold nothing, or only the names of programs that hold the credentials.
@@ -198,11 +267,7 @@ fn credentials(named: Option<&Path>, warnings: &mut Vec<String>) -> Result<Crede
         }
         Credentials::parse(&bytes).map_err(|error| format!("auth file {}: {}", path.display(), chain(&error)))
     };
-    if let Some(path) = named {
-        return read(path);
-    }
-    let environment = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(path) = environment("REGISTRY_AUTH_FILE") {
+    if let Some(path) = named.map(Path::to_owned).or_else(|| environment("REGISTRY_AUTH_FILE")) {
         return read(&path);
     }
     let home = environment("HOME");
@@ -215,8 +280,75 @@ fn credentials(named: Option<&Path>, warnings: &mut Vec<String>) -> Result<Crede
             .or_else(|| home.as_ref().map(|home| home.join(".docker")))
             .map(|dir| dir.join("config.json")),
     ];
-    match usual.into_iter().flatten().find(|path| path.is_file()) {
-        Some(path) => read(&path),
-        None => Ok(Credentials::none()),
+    let there = usual.into_iter().flatten().filter(|path| path.is_file());
+    there.map(|path| read(&path)).try_fold(Credentials::none(), |before, file| Ok(before.or(file?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Args, Command};
+
+    /// What is wrong with an object whose spec ends in `spec`, under these flags.
+    fn wrong(spec: &str, flags: &[&str]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, auth) = (dir.path().join("a.yaml"), dir.path().join("auth.json"));
+        let head = "apiVersion: mirror.openshift.io/v1alpha1\nkind: ImageSetMirror\nmetadata: {name: a}\nspec:\n  mirror: \
+                    {additionalImages: [{name: 'quay.io/a:1'}]}\n";
+        std::fs::write(&file, format!("{head}{spec}")).unwrap();
+        std::fs::write(&auth, "{}").unwrap();
+        let line = ["imageset-mirror", "plan", "-f", file.to_str().unwrap(), "--authfile", auth.to_str().unwrap()];
+        let Command::Plan(args) = Args::parse_from(line.iter().chain(flags)).command else { panic!() };
+        prepare(&args.file).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn faults_of_flags_name_the_flag_and_not_a_place_in_the_file() {
+        let target = "  target: {registry: h.io, trustBundle: {name: ca}}\n  copy: {concurrency: 2}\n";
+        assert_eq!(wrong(target, &[]), [""; 0]);
+        assert_eq!(wrong(target, &["--tls", "h.io=plain"]), [""; 0]);
+        assert_eq!(wrong(target, &["--concurrency", "100"]), ["--concurrency: `100` is out of range: write 1 to 64"]);
+        let found = wrong(target, &["--override", "quay.io=quay.io", "--to", "docker://h.io"]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("--to: `docker://h.io` has a scheme"), "{found:?}");
+        assert!(found[1].starts_with("--override: name only the source itself"), "{found:?}");
+        assert_eq!(wrong("", &["--to", "docker://h.io"]).len(), 1);
+        let found = wrong("  target: {registry: H.io, tls: Plain, trustBundle: {name: ca}}\n", &["--to", "m.io"]);
+        assert!(found.len() == 1 && found[0].contains(":6:40: spec.target.trustBundle"), "{found:?}");
+    }
+
+    #[test]
+    fn all_usual_auth_files_are_looked_at_unless_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |path: &str, host: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, format!(r#"{{"auths":{{"{host}":{{"auth":"dTpw"}}}}}}"#)).unwrap();
+            path
+        };
+        file("run/containers/auth.json", "run.io");
+        file("home/.config/containers/auth.json", "config.io");
+        file("home/.docker/config.json", "docker.io");
+        let named = file("named.json", "named.io");
+        let usual = |name: &str| match name {
+            "HOME" => Some(dir.path().join("home")),
+            "XDG_RUNTIME_DIR" => Some(dir.path().join("run")),
+            _ => None,
+        };
+        let known = |credentials: Credentials| {
+            let hosts = ["run.io", "config.io", "docker.io", "named.io"];
+            hosts.map(|host| credentials.lookup(&format!("{host}/a/b").parse().unwrap()).is_some())
+        };
+        let mut warnings = Vec::new();
+        let found = credentials(None, usual, &mut warnings).unwrap();
+        assert_eq!(known(found), [true, true, true, false]);
+        let found = credentials(Some(&named), usual, &mut warnings).unwrap();
+        assert_eq!(known(found), [false, false, false, true]);
+        let environment = |name: &str| if name == "REGISTRY_AUTH_FILE" { Some(named.clone()) } else { usual(name) };
+        let found = credentials(None, environment, &mut warnings).unwrap();
+        assert_eq!(known(found), [false, false, false, true]);
+        assert!(warnings.is_empty());
     }
 }

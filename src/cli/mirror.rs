@@ -1,6 +1,6 @@
 //! `mirror`: one sync without a cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -14,12 +14,12 @@ use super::{DONE, FAILED, MirrorArgs, MirrorOutput};
 use crate::api::Mode;
 use crate::clock::Clock;
 use crate::copy::{Outcome, Report, Stop};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::plan::Plan;
 use crate::resolve::Origin;
-use crate::resources::{Access, ClusterSnapshot, Desired, Inputs, Stored};
+use crate::resources::{Access, ClusterSnapshot, Desired, Inputs, Stored, manifest_keys};
 use crate::state::Memory;
-use crate::sync::{Copied, Copy, resolve};
+use crate::sync::{Copied, resolve};
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -51,6 +51,11 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     if prepared.request.mode == Mode::Plan {
         warn(&["spec.mode is Plan, which only the operator follows; `mirror` copies".to_owned()]);
     }
+    // Before anything is copied, so that nothing is wasted on a directory that cannot be used.
+    let stored = match args.out.as_deref().map_or_else(|| Ok(Stored::default()), stored) {
+        Ok(stored) => stored,
+        Err(text) => return refuse(&[text]),
+    };
     let resolved = match resolve(&prepared.request, &prepared.sides.source).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
@@ -59,14 +64,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let memory = Memory::default();
     let clock = Clock::system();
     let now = move || clock.now_in_seconds().to_string();
-    let copy = Copy {
-        request: &prepared.request,
-        sides: &prepared.sides,
-        throttle: prepared.throttle.clone(),
-        place: &prepared.place,
-        memory: &memory,
-        now: &now,
-    };
+    let copy = prepared.copy(&memory, &now);
     let progress = Progress::new(plan.items.len());
     let stop = Stop::default();
     let interrupted = tokio::signal::ctrl_c();
@@ -98,7 +96,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     };
     let printed = print(&text);
     let written = match &args.out {
-        Some(directory) => write_resources(directory, &prepared, plan, &copied.report),
+        Some(directory) => write_resources(directory, &prepared, plan, &copied.report, &stored),
         None => Ok(()),
     };
     if let Err(text) = written {
@@ -150,23 +148,53 @@ fn people(plan: &Plan, copied: &Copied) -> String {
     text
 }
 
-/// Writes what a cluster needs to use the mirror, as far as its content is there.
-fn write_resources(directory: &Path, prepared: &Prepared, plan: &Plan, report: &Report) -> Result<(), String> {
+/// What an earlier run wrote into the directory.
+fn stored(directory: &Path) -> Result<Stored, String> {
+    let mut data = BTreeMap::new();
+    for key in manifest_keys() {
+        let path = directory.join(&key);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                data.insert(key, text);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("--out: reading {}: {error}", path.display())),
+        }
+    }
+    Stored::read(&data).map_err(|error| {
+        let directory = directory.display();
+        format!("--out: {directory} holds something else than an earlier run wrote there: {}", chain(&error))
+    })
+}
+
+/// Writes what a cluster needs to use the mirror, as far as its content is there. What an earlier run wrote stays part of it,
+/// and its files go only if everything is there and they are not made any more.
+fn write_resources(
+    directory: &Path,
+    prepared: &Prepared,
+    plan: &Plan,
+    report: &Report,
+    stored: &Stored,
+) -> Result<(), String> {
     let verified: BTreeSet<usize> =
         report.items.iter().enumerate().filter(|(_, item)| item.complete()).map(|(index, _)| index).collect();
-    let desired = published(prepared, plan, &verified);
+    let desired = published(prepared, plan, &verified, stored);
     let failed = |path: &Path, error: std::io::Error| format!("writing {}: {error}", path.display());
     std::fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
     for (name, text) in &desired.manifests {
         let path = directory.join(name);
         std::fs::write(&path, text).map_err(|error| failed(&path, error))?;
     }
+    let gone = manifest_keys().filter(|key| plan.complete(&verified) && !desired.manifests.contains_key(key));
+    for path in gone.map(|key| directory.join(key)).filter(|path| path.exists()) {
+        std::fs::remove_file(&path).map_err(|error| format!("removing {}: {error}", path.display()))?;
+    }
     warn(&desired.notes.iter().map(|note| note.message.clone()).collect::<Vec<_>>());
     Ok(())
 }
 
 /// The cluster resources without a cluster: all of them published, none applied.
-pub(super) fn published(prepared: &Prepared, plan: &Plan, verified: &BTreeSet<usize>) -> Desired {
+pub(super) fn published(prepared: &Prepared, plan: &Plan, verified: &BTreeSet<usize>, stored: &Stored) -> Desired {
     let cluster = ClusterSnapshot {
         idms_access: Access::NotServed,
         itms_access: Access::NotServed,
@@ -180,6 +208,81 @@ pub(super) fn published(prepared: &Prepared, plan: &Plan, verified: &BTreeSet<us
         plan,
         verified,
         cluster: &cluster,
-        stored: &Stored::default(),
+        stored,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Args, Command};
+    use crate::copy::ItemReport;
+    use crate::oci::Digest;
+    use crate::plan::{TargetId, TargetRoot};
+    use crate::request::AdditionalImage;
+    use crate::resolve::{Document, Documents, Step, Wanted, additional};
+
+    fn prepared(dir: &Path, images: &str) -> Prepared {
+        let (file, auth) = (dir.join("a.yaml"), dir.join("auth.json"));
+        let head = "apiVersion: mirror.openshift.io/v1alpha1\nkind: ImageSetMirror\nmetadata: {name: a}\n";
+        std::fs::write(&auth, "{}").unwrap();
+        std::fs::write(
+            &file,
+            format!("{head}spec: {{mirror: {{additionalImages: [{images}]}}, target: {{registry: m.io}}}}\n"),
+        )
+        .unwrap();
+        let line = ["imageset-mirror", "plan", "-f", file.to_str().unwrap(), "--authfile", auth.to_str().unwrap()];
+        let Command::Plan(args) = Args::parse_from(line).command else { panic!() };
+        prepare(&args.file).unwrap()
+    }
+
+    fn wanted(images: &[AdditionalImage]) -> Wanted {
+        match additional::step(images, &Documents::new()) {
+            Step::Done(wanted) => wanted,
+            Step::Need(keys) => {
+                let found = keys.into_iter().map(|key| (key, Ok(Document::Digest(Digest::of(b"x")))));
+                let Step::Done(wanted) = additional::step(images, &found.collect()) else { panic!() };
+                wanted
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_that_fails_keeps_the_rules_of_an_earlier_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let prepared = prepared(dir.path(), "{name: 'quay.io/a/x:1'}, {name: 'quay.io/b/y:1'}");
+        let root = TargetRoot { registry: prepared.request.target.registry.clone(), prefix: None };
+        let plan = Plan::new(&wanted(&prepared.request.additional), &root, &[], TargetId("t".to_owned())).unwrap();
+        let report = |outcomes: [Outcome; 2]| {
+            let items = plan.items.iter().zip(outcomes).map(|(item, outcome)| ItemReport {
+                destination: item.destination.clone(),
+                digest: item.digest.clone(),
+                outcome,
+                uploaded_bytes: 0,
+                mounted_bytes: 0,
+                present_bytes: 0,
+                restored: false,
+                warnings: Vec::new(),
+            });
+            Report { version: Report::VERSION, target: plan.target.clone(), items: items.collect() }
+        };
+        let run = |outcomes| {
+            let before = stored(&out).unwrap();
+            write_resources(&out, &prepared, &plan, &report(outcomes), &before).unwrap();
+            std::fs::read_to_string(out.join("itms.yaml")).unwrap()
+        };
+        std::fs::create_dir(&out).unwrap();
+        for name in ["idms-pending.yaml", "mine.yaml"] {
+            std::fs::write(out.join(name), "").unwrap();
+        }
+        let whole = run([Outcome::Present, Outcome::Copied]);
+        assert!(whole.contains("quay.io/a") && whole.contains("quay.io/b"), "{whole}");
+        assert_eq!(run([Outcome::Present, Outcome::Cancelled]), whole);
+        assert!(!out.join("idms-pending.yaml").exists() && out.join("mine.yaml").exists());
+        std::fs::write(out.join("itms.yaml"), "no: set\n").unwrap();
+        assert!(stored(&out).unwrap_err().starts_with("--out: "));
+    }
 }

@@ -186,8 +186,10 @@ pub enum PlanOutput {
     Table,
     /// For machines: one JSON document.
     Json,
-    /// One line `docker://SOURCE=docker://DESTINATION` an image, sorted.
+    /// One line `docker://SOURCE=docker://DESTINATION` an entry, sorted.
     Mapping,
+    /// A graph for Graphviz: what is copied, and what must be complete before it.
+    Dot,
 }
 
 /// Reads a duration in Go's form, such as `90s` or `1m30s`.
@@ -195,6 +197,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     let parsed: kube::core::Duration =
         text.parse().map_err(|error| format!("{error}; write for example 90s or 1m30s"))?;
     Ok(parsed.into())
+}
+
+/// Ends a command before it begins: tells what is wrong with the input.
+pub fn refuse(text: &str) -> ExitCode {
+    ExitCode::from(output::refuse(&[text.to_owned()]))
 }
 
 /// Runs a command other than `controller`.

@@ -13,7 +13,7 @@ use crate::copy::{Finding, Stop, Survey};
 use crate::plan::Plan;
 use crate::resources::{Desired, Stored};
 use crate::state::Memory;
-use crate::sync::{Copy, resolve};
+use crate::sync::resolve;
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -44,26 +44,23 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
     for (origin, failure) in &plan.failures {
         warn(&[format!("{origin}: {failure}")]);
     }
-    if args.output == PlanOutput::Mapping {
-        let lines: String = plan.mapping().into_iter().map(|line| line + "\n").collect();
-        let printed = print(&lines);
+    let drawn = match args.output {
+        PlanOutput::Mapping => Some(plan.mapping().into_iter().map(|line| line + "\n").collect()),
+        PlanOutput::Dot => Some(plan.dot()),
+        PlanOutput::Table | PlanOutput::Json => None,
+    };
+    if let Some(text) = drawn {
+        let printed = print(&text);
         return if plan.failures.is_empty() { printed } else { FAILED };
     }
     let memory = Memory::default();
-    let copy = Copy {
-        request: &prepared.request,
-        sides: &prepared.sides,
-        throttle: prepared.throttle.clone(),
-        place: &prepared.place,
-        memory: &memory,
-        now: &String::new,
-    };
+    let copy = prepared.copy(&memory, &String::new);
     let (survey, added, removed) = match copy.survey(plan, &Stop::default()).await {
         Ok(survey) => survey,
         Err(failure) => return fail(&failure.to_string()),
     };
     let all = (0..plan.items.len()).collect();
-    let desired = published(&prepared, plan, &all);
+    let desired = published(&prepared, plan, &all, &Stored::default());
     let failed = survey.items.iter().any(|item| matches!(item.finding, Finding::Failed(_)));
     let text = match args.output {
         PlanOutput::Json => json(&Machine {
@@ -76,7 +73,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
             present_bytes: survey.items.iter().map(|item| item.present_bytes).sum(),
             resources: &desired.manifests,
         }),
-        PlanOutput::Table | PlanOutput::Mapping => table(plan, &survey, added, removed, &desired),
+        PlanOutput::Table | PlanOutput::Mapping | PlanOutput::Dot => table(plan, &survey, added, removed, &desired),
     };
     let printed = print(&text);
     if failed || !plan.failures.is_empty() { FAILED } else { printed }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
 use kube::core::params::ValidationDirective;
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -17,7 +18,8 @@ use crate::api::openshift::{
     Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet, MachineConfigPool,
 };
 use crate::api::{
-    API_VERSION, FIELD_MANAGER, FINALIZER, ImageSetMirror, ImageSetMirrorStatus, KIND, OWNER_REF_ANNOTATION,
+    API_VERSION, ClusterResources, FIELD_MANAGER, FINALIZER, ImageSetMirror, ImageSetMirrorStatus, KIND,
+    OWNER_REF_ANNOTATION,
 };
 use crate::resources::{Access, ClusterSnapshot, MirrorKind, MirrorSet, ObjectName};
 
@@ -46,8 +48,11 @@ pub(super) enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// A defect of the operator.
+    #[error("a defect ended the reconcile; the log says where")]
+    Panicked,
     /// We may not be the leader any more.
-    #[error("{doing}: not done, because another replica may have become leader")]
+    #[error("{doing}: given up, because another replica may have become leader")]
     Fenced {
         /// What was being done.
         doing: String,
@@ -59,7 +64,7 @@ impl Error {
     pub(super) fn code(&self) -> u16 {
         match self {
             Self::Api { code, .. } => *code,
-            Self::Timeout { .. } | Self::Fenced { .. } => 0,
+            Self::Timeout { .. } | Self::Fenced { .. } | Self::Panicked => 0,
         }
     }
 }
@@ -98,6 +103,34 @@ pub(super) struct Served {
     pub(super) pools: bool,
 }
 
+impl Served {
+    /// True if the cluster has this kind of mirror set.
+    pub(super) fn has(self, kind: &str) -> bool {
+        self.idms && kind == MirrorKind::Digest.kind() || self.itms && kind == MirrorKind::Tag.kind()
+    }
+}
+
+/// What is under the name of a `ConfigMap` that an object publishes in.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// Nothing.
+    Free,
+    /// One that was written for the object.
+    Own(Box<ConfigMap>),
+    /// One that was not.
+    Foreign,
+}
+
+impl Slot {
+    /// What was published in it.
+    pub(super) fn data(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Own(map) => map.data.clone().unwrap_or_default(),
+            Self::Free | Self::Foreign => BTreeMap::new(),
+        }
+    }
+}
+
 /// Reads and writes the cluster.
 pub(super) struct Cluster {
     client: Client,
@@ -112,8 +145,18 @@ impl Cluster {
         Self { client, fence, kinds_for, served: Mutex::default() }
     }
 
-    fn check(&self, doing: impl Fn() -> String) -> Result<(), Error> {
-        if self.fence.holds() { Ok(()) } else { Err(Error::Fenced { doing: doing() }) }
+    /// Sends a write, unless it could arrive when another replica leads.
+    async fn send<T>(
+        &self,
+        doing: impl Fn() -> String,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        if !self.fence.holds() {
+            return Err(Error::Fenced { doing: doing() });
+        }
+        let Some(until) = self.fence.until() else { return timed(doing, call).await };
+        let sent = tokio::time::timeout_at(until, timed(&doing, call)).await;
+        sent.unwrap_or_else(|_elapsed| Err(Error::Fenced { doing: doing() }))
     }
 
     async fn kinds(&self, group_version: &str) -> Result<Vec<String>, Error> {
@@ -197,8 +240,7 @@ impl Cluster {
         P: Serialize + Debug,
     {
         let doing = || format!("applying {kind} `{name}`");
-        self.check(doing)?;
-        timed(doing, api.patch(name, &apply_params(), &Patch::Apply(object))).await
+        self.send(doing, api.patch(name, &apply_params(), &Patch::Apply(object))).await
     }
 
     /// Applies one mirror set.
@@ -230,46 +272,68 @@ impl Cluster {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
         let doing = || format!("deleting {object}");
-        self.check(doing)?;
         let Some(found) = timed(doing, api.get_opt(&object.name)).await? else { return Ok(false) };
         if found.annotations().get(OWNER_REF_ANNOTATION).map(String::as_str) != Some(owner) {
             return Ok(false);
         }
-        let preconditions = Preconditions { resource_version: found.resource_version(), uid: found.uid() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match timed(doing, api.delete(&object.name, &params)).await {
+        match self.send(doing, api.delete(&object.name, &if_unchanged(&found))).await {
             Ok(_) => Ok(true),
             Err(error) if error.code() == 404 => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// The data of a `ConfigMap` of the object.
-    pub(super) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Error> {
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        timed(|| format!("reading ConfigMap `{name}`"), api.get_opt(name)).await
+    /// What is under a name that the object publishes under.
+    pub(super) async fn config_map(&self, owner: &ImageSetMirror, name: &str) -> Result<Slot, Error> {
+        let namespace = owner.namespace().unwrap_or_default();
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
+        let Some(map) = timed(|| format!("reading ConfigMap `{name}`"), api.get_opt(name)).await? else {
+            return Ok(Slot::Free);
+        };
+        let mark = crate::api::owner_hash(&namespace, &owner.name_any());
+        let own = map.labels().get(crate::api::OWNER_LABEL) == Some(&mark);
+        Ok(if own { Slot::Own(Box::new(map)) } else { Slot::Foreign })
     }
 
-    /// Applies a `ConfigMap` that belongs to the object; no request if `current` has the same data already.
-    pub(super) async fn apply_config_map(
+    /// Makes a `ConfigMap` of the object hold `data`, or removes it if that is empty; no request if it is so already. One
+    /// that is somebody else's stays as it is.
+    pub(super) async fn publish(
         &self,
         owner: &ImageSetMirror,
         name: &str,
         data: BTreeMap<String, String>,
-        current: Option<&ConfigMap>,
-    ) -> Result<bool, Error> {
-        let same = current.is_some_and(|current| {
-            current.data.clone().unwrap_or_default() == data
-                && current.owner_references().iter().any(|reference| Some(&reference.uid) == owner.uid().as_ref())
-        });
-        if same {
-            return Ok(false);
-        }
+        slot: &Slot,
+    ) -> Result<(), Error> {
         let namespace = owner.namespace().unwrap_or_default();
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
+        let found = match (slot, data.is_empty()) {
+            (Slot::Foreign, _) | (Slot::Free, true) => return Ok(()),
+            (Slot::Own(found), true) => {
+                let doing = || format!("deleting ConfigMap `{name}`");
+                return match self.send(doing, api.delete(name, &if_unchanged(found.as_ref()))).await {
+                    Ok(_) => Ok(()),
+                    Err(error) if error.code() == 404 => Ok(()),
+                    Err(error) => Err(error),
+                };
+            }
+            (Slot::Free, false) => None,
+            (Slot::Own(found), false) => Some(found),
+        };
         let mut map = ConfigMap { data: Some(data), ..ConfigMap::default() };
+        let reference = owner.controller_owner_ref(&());
+        // A deletion in the foreground waits for what the object owns.
+        let reference = reference.map(|found| OwnerReference { block_owner_deletion: Some(true), ..found });
+        if found.is_some_and(|found| {
+            found.data == map.data && reference.iter().all(|wanted| found.owner_references().contains(wanted))
+        }) {
+            return Ok(());
+        }
+        map.metadata.owner_references = reference.map(|reference| vec![reference]);
         map.metadata.name = Some(name.to_owned());
         map.metadata.namespace = Some(namespace.clone());
-        map.metadata.owner_references = owner.controller_owner_ref(&()).map(|reference| vec![reference]);
+        // It may have become somebody else's since it was read.
+        map.metadata.uid = found.and_then(|found| found.uid());
+        map.metadata.resource_version = found.and_then(|found| found.resource_version());
         map.metadata.labels = Some(
             [
                 (crate::api::MANAGED_BY_LABEL, crate::api::MANAGED_BY.to_owned()),
@@ -279,21 +343,8 @@ impl Cluster {
             .map(|(key, value)| (key.to_owned(), value))
             .collect(),
         );
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
         self.patch(&api, name, "ConfigMap", &map).await?;
-        Ok(true)
-    }
-
-    /// Deletes a `ConfigMap` of the object.
-    pub(super) async fn delete_config_map(&self, namespace: &str, name: &str) -> Result<(), Error> {
-        let doing = || format!("deleting ConfigMap `{name}`");
-        self.check(doing)?;
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        match timed(doing, api.delete(name, &DeleteParams::default())).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.code() == 404 => Ok(()),
-            Err(error) => Err(error),
-        }
+        Ok(())
     }
 
     /// Our objects, also those that do not fit our types.
@@ -309,6 +360,19 @@ impl Cluster {
         Ok(status.and_then(|status| serde_json::from_value(status).ok()))
     }
 
+    /// What an object of which not everything can be read says about cluster objects, if that can be.
+    pub(super) async fn read_cluster_resources(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ClusterResources>, Error> {
+        let found = timed(|| format!("reading `{namespace}/{name}`"), self.mirrors(namespace).get_opt(name)).await?;
+        Ok(found.and_then(|found| match found.data.pointer("/spec/clusterResources") {
+            None => Some(ClusterResources::default()),
+            Some(wanted) => serde_json::from_value(wanted.clone()).ok(),
+        }))
+    }
+
     /// Writes the status, all of it.
     pub(super) async fn status(&self, namespace: &str, name: &str, status: &ImageSetMirrorStatus) -> Result<(), Error> {
         #[derive(Debug, Serialize)]
@@ -319,11 +383,10 @@ impl Cluster {
             status: &'a ImageSetMirrorStatus,
         }
         let doing = || format!("writing the status of `{namespace}/{name}`");
-        self.check(doing)?;
         let written = Written { api_version: API_VERSION, kind: KIND, status };
         // The answer is not needed, and may not fit our types.
         let api = self.mirrors(namespace);
-        timed(doing, api.patch_status(name, &apply_params(), &Patch::Apply(&written))).await?;
+        self.send(doing, api.patch_status(name, &apply_params(), &Patch::Apply(&written))).await?;
         Ok(())
     }
 
@@ -340,18 +403,23 @@ impl Cluster {
         }
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         let doing = || format!("changing the finalizers of `{namespace}/{name}`");
-        self.check(doing)?;
         // Others' finalizers are in the list too, so it must be the one that we read.
         let patch = serde_json::json!({
             "metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}
         });
-        match timed(doing, self.mirrors(&namespace).patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await
-        {
+        let api = self.mirrors(&namespace);
+        match self.send(doing, api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
             Ok(_) => Ok(()),
             Err(error) if error.code() == 404 => Ok(()),
             Err(error) => Err(error),
         }
     }
+}
+
+/// Deletes what was found, and nothing that came in its place.
+fn if_unchanged(found: &impl kube::ResourceExt) -> DeleteParams {
+    let preconditions = Preconditions { resource_version: found.resource_version(), uid: found.uid() };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
 }
 
 /// One field manager for ever, our fields are ours, and a key that the server does not know is an error.

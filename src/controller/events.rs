@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use crate::api::{ImageSetMirrorStatus, ResourceState, ResourceStatus};
 use crate::failure::cut;
+use crate::oci::Digest;
 
-use super::status::{ConditionType, Reason};
+use super::status::{ConditionType, Reason, notes};
 
 /// Longest note that the API takes.
 const NOTE: usize = 1024;
@@ -83,6 +84,8 @@ reasons! {
     TargetUnreachable: Warning,
     /// No source can be reached.
     SourceUnreachable: Warning,
+    /// The certificate of a registry is not trusted.
+    CertificateNotTrusted: Warning,
     /// A registry limits the rate of requests.
     RateLimited: Warning,
     /// A defect of the operator ended the sync.
@@ -113,6 +116,8 @@ reasons! {
     KindNotServed: Warning,
     /// The API server failed to take an object.
     ApplyFailed: Warning,
+    /// Something to know about the cluster objects, such as rules of others that hide ours.
+    ResourceNotice: Warning,
     /// A change is held back or about to be written that drains nodes.
     NodesWillDrain: Warning,
     /// The finalizer was dropped before everything was removed.
@@ -225,6 +230,12 @@ impl Change<'_> {
         self.new.plan.as_ref().map_or("", |plan| twelve(&plan.digest))
     }
 
+    fn started(&self) -> EventNote {
+        let total = self.new.progress.as_ref().map_or(0, |progress| progress.images.total);
+        let note = format!("copying; {total} images are wanted in the target");
+        EventNote::new(EventReason::MirrorStarted, &format!("Copy-{}", self.digest()), &note)
+    }
+
     fn copying(&self, notes: &mut Vec<EventNote>) {
         let start = |status: &ImageSetMirrorStatus| status.sync.as_ref().and_then(|sync| sync.start_time.clone());
         let written = |status: &ImageSetMirrorStatus| {
@@ -234,9 +245,7 @@ impl Change<'_> {
         let running = condition(self.new, ConditionType::Reconciling).1 == Some(Reason::Copying)
             || condition(self.new, ConditionType::UpToDate).1 == Some(Reason::NewContent);
         if running && written(self.new) && (!written(self.old) || start(self.old) != start(self.new)) {
-            let total = self.new.progress.as_ref().map_or(0, |progress| progress.images.total);
-            let note = format!("copying; {total} images are wanted in the target");
-            notes.push(EventNote::new(EventReason::MirrorStarted, &format!("Copy-{}", self.digest()), &note));
+            notes.push(self.started());
         }
         let (was, is) = self.both(ConditionType::Mirrored);
         let (update_was, update_is) = self.both(ConditionType::UpToDate);
@@ -246,6 +255,11 @@ impl Change<'_> {
             return;
         }
         let action = format!("Copy-{}", self.digest());
+        let copied = self.new.progress.as_ref().is_some_and(|progress| progress.images.copied > 0);
+        // A short sync is first seen at its end.
+        if copied && (!written(self.old) || start(self.old) != start(self.new)) {
+            notes.push(self.started());
+        }
         if was.1 == Some(Reason::ContentMissing) {
             let note = "images that were gone from the target are back";
             notes.push(EventNote::new(EventReason::DriftRepaired, &action, note));
@@ -301,6 +315,13 @@ impl Change<'_> {
             };
             notes.push(EventNote::about(reason, kind, name, twelve(&resource.hash), &note));
         }
+        let (was, is) = self.both(ConditionType::ResourcesApplied);
+        if let Some(text) = self::notes(is.2)
+            && self::notes(was.2) != Some(text)
+        {
+            let action = format!("Notice-{}", Digest::of(text.as_bytes()).short());
+            notes.push(EventNote::new(EventReason::ResourceNotice, &action, text));
+        }
         for (key, resource) in &old {
             if resource.state == ResourceState::Applied && !new.contains_key(key) {
                 let note = format!("{} {} is removed", resource.kind, resource.name);
@@ -320,6 +341,7 @@ fn of_ready(reason: Reason) -> Option<EventReason> {
         Reason::AuthenticationFailed => EventReason::AuthenticationFailed,
         Reason::TargetUnreachable => EventReason::TargetUnreachable,
         Reason::SourceUnreachable => EventReason::SourceUnreachable,
+        Reason::CertificateNotTrusted => EventReason::CertificateNotTrusted,
         Reason::RateLimited => EventReason::RateLimited,
         Reason::InternalError => EventReason::InternalError,
         Reason::SignatureInvalid => EventReason::SignatureInvalid,
@@ -410,6 +432,12 @@ mod tests {
         assert_eq!(told(Some(&planned), &copying), ["MirrorStarted"]);
         let done = status(&READY, FIRST, FIRST);
         assert_eq!(told(Some(&copying), &done), ["MirrorSucceeded"]);
+        let short = ImageSetMirrorStatus { progress: copying.progress, ..done };
+        assert_eq!(
+            told(Some(&planned), &short),
+            ["MirrorStarted", "MirrorSucceeded"],
+            "one too short to be seen under way"
+        );
     }
 
     #[test]
@@ -495,6 +523,22 @@ mod tests {
             assert_eq!(told(Some(&first), &with(vec![resource(state, "aaaa")])), [wanted]);
         }
         assert!(told(Some(&none), &with(vec![resource(ResourceState::Published, "aaaa")])).is_empty());
+    }
+
+    #[test]
+    fn what_is_to_know_about_cluster_objects_is_told_when_it_changes() {
+        let with = |message: &str| {
+            let mut status = status(&["ResourcesApplied=True/Applied"], FIRST, FIRST);
+            status.conditions[0].message = message.to_owned();
+            status
+        };
+        let (plain, noted) = (with("2 objects written"), with("2 objects written. To know: a rule is hidden"));
+        assert!(told(Some(&plain), &with("3 objects written")).is_empty());
+        let notes = transitions(Some(&plain), &noted);
+        assert_eq!((notes.len(), notes[0].note.as_str()), (1, "a rule is hidden"));
+        assert!(told(Some(&noted), &with("3 objects written. To know: a rule is hidden")).is_empty());
+        assert_eq!(told(Some(&noted), &with("2 objects written. To know: two rules")), ["ResourceNotice"]);
+        assert!(told(Some(&noted), &plain).is_empty());
     }
 
     #[test]

@@ -21,9 +21,13 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::clock::Clock;
 use crate::copy::Stop;
+
+/// How often a copy under way is told of in the log.
+const SUMMARY_PERIOD: Duration = Duration::from_secs(30);
 
 /// What a sync is made of; a trait so that queueing and superseding are tested without registries.
 pub(super) trait Work: Send + Sync + 'static {
@@ -56,6 +60,12 @@ pub(super) trait Work: Send + Sync + 'static {
 
     /// The outcome of a sync that panicked.
     fn panicked(&self) -> Self::Outcome;
+
+    /// What the log says a sync is about.
+    fn span(&self, order: &Self::Order) -> tracing::Span;
+
+    /// Told from time to time while copying.
+    fn going_on(&self, progress: &Self::Progress);
 
     /// Told of the end of each sync: how it ended, or nothing if it was stopped.
     fn ended(&self, order: &Self::Order, outcome: Option<&Self::Outcome>, took: Duration);
@@ -216,6 +226,7 @@ impl<W: Work> Jobs<W> {
             }
             return;
         }
+        let span = self.work.span(&order);
         let (orders, receiver) = watch::channel((key.clone(), order));
         let stop = Stop { drain: self.drain.child_token(), abort: self.abort.child_token() };
         let ended = CancellationToken::new();
@@ -231,15 +242,17 @@ impl<W: Work> Jobs<W> {
             places: Arc::clone(&self.places),
             wake: Arc::clone(&self.wake),
             stop,
+            begun: Instant::now(),
         };
-        self.tracker.spawn(async move {
+        let task = async move {
             // Whatever happens to the task, the job is free for the next one afterwards.
             let _ended = ended.drop_guard();
             if AssertUnwindSafe(task.run(receiver.clone())).catch_unwind().await.is_err() {
                 task.panicked(&receiver);
             }
             (task.wake)(&task.job.id);
-        });
+        };
+        self.tracker.spawn(task.instrument(span));
     }
 
     /// Stops the object's sync and waits for its end; at once if there is none.
@@ -289,6 +302,7 @@ struct Task<W: Work> {
     places: Arc<Semaphore>,
     wake: Arc<dyn Fn(&str) + Send + Sync>,
     stop: Stop,
+    begun: Instant,
 }
 
 /// How one pass over the orders ended.
@@ -363,7 +377,8 @@ impl<W: Work> Task<W> {
             State::Resolving { started, .. } | State::Copying { started, .. } => *started,
             _ => self.clock.now_in_seconds(),
         };
-        let key = orders.borrow().0.clone();
+        let (key, order) = orders.borrow().clone();
+        self.work.ended(&order, Some(&outcome), self.begun.elapsed());
         self.end(&mut inner, key, started, Some(outcome));
     }
 
@@ -421,8 +436,10 @@ impl<W: Work> Task<W> {
         tokio::pin!(copying);
         let mut counts = self.job.progress.subscribe();
         let mut beside = orders.clone();
+        let mut told = tokio::time::interval_at(tokio::time::Instant::now() + SUMMARY_PERIOD, SUMMARY_PERIOD);
         loop {
             tokio::select! {
+                _ = told.tick() => self.work.going_on(&self.job.progress.borrow()),
                 outcome = &mut copying => return Ok(Pass::of(outcome, &stop)),
                 Ok(()) = counts.changed() => {
                     counts.mark_unchanged();
@@ -521,6 +538,14 @@ mod tests {
 
         fn panicked(&self) -> String {
             "panicked".to_owned()
+        }
+
+        fn span(&self, order: &String) -> tracing::Span {
+            tracing::info_span!("sync", order)
+        }
+
+        fn going_on(&self, progress: &u32) {
+            self.tell(format!("going on {progress}"));
         }
 
         fn ended(&self, order: &String, outcome: Option<&String>, _took: Duration) {
@@ -737,6 +762,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_long_copy_is_told_of_from_time_to_time() {
+        let table = table(1);
+        table.start("a", "1");
+        table.settle().await;
+        for _ in 0..2 {
+            tokio::time::advance(SUMMARY_PERIOD).await;
+            table.settle().await;
+        }
+        assert_eq!(table.work.told()[2..], ["going on 1", "going on 1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_drain_that_takes_too_long_is_cut_off() {
         let table = table(1);
         table.start("a", "1");
@@ -752,6 +789,7 @@ mod tests {
         table.start("a", "panic");
         table.settle().await;
         assert_eq!(table.state("a"), "finished key of panic 1 panicked");
+        assert_eq!(table.work.told(), ["prepare panic", "ended panic: panicked"], "and is counted");
         table.start("a", "1");
         table.settle().await;
         assert_eq!(table.state("a"), "copying key of 1 1");

@@ -13,6 +13,8 @@ mod reconcile;
 mod recorder;
 pub mod schedule;
 pub mod status;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +31,8 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::api::openshift::{ImageDigestMirrorSet, ImageTagMirrorSet};
 use crate::api::{GROUP, ImageSetMirror, MANAGED_BY, MANAGED_BY_LABEL, OWNER_REF_ANNOTATION, PLURAL, VERSION};
@@ -85,32 +87,82 @@ pub enum Error {
     /// The API server could not be asked for what is needed once.
     #[error("starting the controller")]
     Start(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A part of it has ended, which only a defect makes it do.
+    #[error("a part of the controller has ended: {what}")]
+    Ended {
+        /// Which, or how.
+        what: String,
+    },
 }
 
-/// Tells `ready` whether the API server serves our kind. For the first time that is so when it can be listed in every
-/// watched namespace; after that a namespace that is deleted, or whose permissions are taken away, concerns only its own
-/// objects, and only a kind that is not served any more counts.
+/// What an attempt to list our kind in a namespace came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    /// A list.
+    Done,
+    /// We may not: the namespace is gone, or the role is not bound there.
+    Refused,
+    /// The kind is not served.
+    Unserved,
+    /// No answer, or one that says nothing about the kind.
+    NoAnswer,
+}
+
+/// What is known about our kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// Nothing speaks against its being served.
+    pub served: bool,
+    /// Every watched namespace was asked and has answered, at least one of them with a list. One that is deleted, or whose
+    /// permissions are taken away, concerns only its own objects.
+    pub listed: bool,
+}
+
+impl Readiness {
+    fn of(listings: &[Listing]) -> Self {
+        Self {
+            served: !listings.contains(&Listing::Unserved),
+            listed: listings.contains(&Listing::Done)
+                && listings.iter().all(|listing| matches!(listing, Listing::Done | Listing::Refused)),
+        }
+    }
+}
+
+/// Tells `ready` again and again what is known about our kind.
 pub async fn wait_for_crd(
     client: &Client,
     namespaces: &BTreeSet<String>,
-    ready: impl Fn(bool),
+    ready: impl Fn(Readiness),
     stop: &CancellationToken,
 ) {
-    let mut served_before = false;
+    let mut before: BTreeMap<&str, Listing> = BTreeMap::new();
     loop {
-        let mut served = true;
+        let mut listings = Vec::new();
         for namespace in namespaces {
-            let Err(problem) = listed(client, namespace).await else { continue };
-            served &= served_before && problem.code() != 404;
-            tracing::warn!(
-                namespace,
-                problem = %problem,
-                "{PLURAL}.{GROUP}/{VERSION} cannot be listed; is the CRD installed, and is the role bound here?"
-            );
+            let result = listed(client, namespace).await;
+            let listing = match &result {
+                Ok(()) => Listing::Done,
+                Err(problem) => match problem.code() {
+                    403 => Listing::Refused,
+                    404 => Listing::Unserved,
+                    _ => Listing::NoAnswer,
+                },
+            };
+            let changed = before.insert(namespace, listing) != Some(listing);
+            if let Err(problem) = &result
+                && changed
+            {
+                tracing::warn!(
+                    namespace,
+                    problem = %problem,
+                    "{PLURAL}.{GROUP}/{VERSION} cannot be listed; is the CRD installed, and is the role bound here?"
+                );
+            }
+            listings.push(listing);
         }
-        ready(served);
-        served_before |= served;
-        let pause = if served { CRD_PERIOD } else { Duration::from_secs(2) };
+        let readiness = Readiness::of(&listings);
+        ready(readiness);
+        let pause = if readiness.served && readiness.listed { CRD_PERIOD } else { Duration::from_secs(2) };
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
@@ -126,7 +178,7 @@ async fn listed(client: &Client, namespace: &str) -> Result<(), apply::Error> {
 /// Runs until `stop` is cancelled or leadership ends. Call it when leading.
 ///
 /// # Errors
-/// The API server does not answer what is asked once at the start.
+/// The API server does not answer what is asked once at the start, or a part of the controller ends before it is stopped.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -154,7 +206,7 @@ pub async fn run(
     }
     let limits = Arc::new(Limits::observed(windows, Arc::new(RegistryObserver::new(metrics.clone()))));
     let worker = Arc::new(Worker {
-        access: Access { client: client.clone(), limits },
+        access: Access::new(client.clone(), limits),
         cluster: cluster_id,
         throttle: settings.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get()))),
         clock: clock.clone(),
@@ -164,7 +216,7 @@ pub async fn run(
         objects: Arc::new(objects.clone()),
         memories: Mutex::default(),
     });
-    let names: Arc<Mutex<BTreeMap<String, (String, String)>>> = Arc::default();
+    let names = Names::default();
     let wake = {
         let (wakes, names) = (wakes.clone(), Arc::clone(&names));
         Arc::new(move |uid: &str| {
@@ -187,10 +239,11 @@ pub async fn run(
         clock,
         sync_gap: settings.sync_gap,
         known: Objects::default(),
+        names: Arc::clone(&names),
     });
 
     let watching = CancellationToken::new();
-    let tracker = TaskTracker::new();
+    let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let follow = Follow {
         client: client.clone(),
         ctx: Arc::clone(&ctx),
@@ -205,19 +258,25 @@ pub async fn run(
         inboxes.insert(namespace.clone(), inbox);
         let controller = watch_namespace(&client, namespace, mail, watching.clone());
         stores.lock().unwrap_or_else(PoisonError::into_inner).push(controller.store());
-        tracker.spawn(drive(controller, Arc::clone(&ctx)));
-        tracker.spawn(follow.clone().objects(namespace.clone()));
+        tasks.spawn(named("reconciling", drive(controller, Arc::clone(&ctx))));
+        tasks.spawn(named("the watch of deletions", follow.clone().objects(namespace.clone())));
     }
-    tracker.spawn(follow.mirror_sets(objects.clone()));
-    tracker.spawn(deliver(woken, inboxes, watching.clone()));
-    tracker.close();
+    tasks.spawn(named("the watch of mirror sets", follow.mirror_sets(objects.clone())));
+    tasks.spawn(named("the delivery of wake-ups", deliver(woken, inboxes, watching.clone())));
 
     let lost = leadership.wait_for(|state| matches!(state, Leadership::Lost | Leadership::Released));
+    let mut result = Ok(());
     tokio::select! {
         _ = lost => {
             tracing::warn!("leadership is lost; everything is stopped");
             watching.cancel();
             ctx.jobs.abort().await;
+        }
+        Some(ended) = tasks.join_next() => {
+            // Without it some objects would never be looked at again; a new process looks at all of them.
+            watching.cancel();
+            ctx.jobs.abort().await;
+            result = Err(Error::Ended { what: ended.map_or_else(|error| error.to_string(), str::to_owned) });
         }
         () = stop.cancelled() => {
             tracing::info!("stopping: running transfers may end");
@@ -226,9 +285,18 @@ pub async fn run(
             ctx.interrupted(objects()).await;
         }
     }
-    tracker.wait().await;
-    Ok(())
+    while tasks.join_next().await.is_some() {}
+    result
 }
+
+/// A task that tells its name when it ends.
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+/// Namespaces and names of objects by UID.
+type Names = Arc<Mutex<BTreeMap<String, (String, String)>>>;
 
 type Guarded = DeserializeGuard<ImageSetMirror>;
 
@@ -279,12 +347,18 @@ async fn deliver(
     }
 }
 
+/// Notes the name of an object.
+fn note(names: &Names, object: &impl kube::ResourceExt) {
+    let (Some(uid), Some(namespace)) = (object.uid(), object.namespace()) else { return };
+    names.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, (namespace, object.name_any()));
+}
+
 /// Watches what the controllers do not: deletions, and the mirror sets that we wrote.
 #[derive(Clone)]
 struct Follow {
     client: Client,
     ctx: Arc<Context>,
-    names: Arc<Mutex<BTreeMap<String, (String, String)>>>,
+    names: Names,
     wakes: mpsc::Sender<(String, String)>,
     watching: CancellationToken,
     kinds_period: Duration,
@@ -296,25 +370,30 @@ impl Follow {
         let api: Api<PartialObjectMeta<ImageSetMirror>> = Api::namespaced(self.client.clone(), &namespace);
         let events = watcher(api, watcher::Config::default()).default_backoff();
         let mut events = std::pin::pin!(events.take_until(self.watching.cancelled()));
+        // Only what this watch has seen can be missing in its next list.
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
         let mut listed: BTreeSet<String> = BTreeSet::new();
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Init) => listed.clear(),
                 Ok(watcher::Event::InitApply(object)) => {
                     listed.extend(object.uid());
-                    self.note(&object);
+                    seen.extend(object.uid().map(|uid| (uid, object.name_any())));
+                    note(&self.names, &object);
                 }
-                Ok(watcher::Event::Apply(object)) => self.note(&object),
+                Ok(watcher::Event::Apply(object)) => {
+                    seen.extend(object.uid().map(|uid| (uid, object.name_any())));
+                    note(&self.names, &object);
+                }
                 Ok(watcher::Event::InitDone) => {
-                    let known = self.names.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    for (uid, (within, name)) in known {
-                        if within == namespace && !listed.contains(&uid) {
-                            self.gone(&uid, &within, &name).await;
-                        }
+                    let gone: Vec<_> = seen.extract_if(.., |uid, _| !listed.contains(uid)).collect();
+                    for (uid, name) in gone {
+                        self.gone(&uid, &namespace, &name).await;
                     }
                 }
                 Ok(watcher::Event::Delete(object)) => {
                     let uid = object.uid().unwrap_or_default();
+                    seen.remove(&uid);
                     self.gone(&uid, &namespace, &object.name_any()).await;
                 }
                 Err(error) => {
@@ -325,12 +404,6 @@ impl Follow {
         }
     }
 
-    fn note(&self, object: &impl kube::ResourceExt) {
-        let (Some(uid), Some(namespace)) = (object.uid(), object.namespace()) else { return };
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.insert(uid, (namespace, object.name_any()));
-    }
-
     async fn gone(&self, uid: &str, namespace: &str, name: &str) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.ctx.gone(uid, namespace, name).await;
@@ -338,16 +411,20 @@ impl Follow {
 
     /// Watches the mirror sets that carry our label, as soon as the cluster has the kinds.
     async fn mirror_sets(self, objects: impl Fn() -> Vec<Arc<ImageSetMirror>> + Send + Sync + 'static) {
-        let tracker = TaskTracker::new();
+        let mut watches = JoinSet::new();
+        let mut watched = apply::Served::default();
         let mut before = apply::Served::default();
         loop {
             match self.ctx.cluster.ask_served().await {
                 Ok(served) => {
-                    if served.idms && !before.idms {
-                        tracker.spawn(self.clone().sets::<ImageDigestMirrorSet>("ImageDigestMirrorSet"));
+                    // A watch of a kind that goes waits for it to come back.
+                    if served.idms && !watched.idms {
+                        watches.spawn(self.clone().sets::<ImageDigestMirrorSet>("ImageDigestMirrorSet"));
+                        watched.idms = true;
                     }
-                    if served.itms && !before.itms {
-                        tracker.spawn(self.clone().sets::<ImageTagMirrorSet>("ImageTagMirrorSet"));
+                    if served.itms && !watched.itms {
+                        watches.spawn(self.clone().sets::<ImageTagMirrorSet>("ImageTagMirrorSet"));
+                        watched.itms = true;
                     }
                     if served != before {
                         for object in objects() {
@@ -359,12 +436,16 @@ impl Follow {
                 }
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "kinds of the cluster unknown"),
             }
-            if self.watching.run_until_cancelled(tokio::time::sleep(self.kinds_period)).await.is_none() {
-                break;
+            tokio::select! {
+                () = self.watching.cancelled() => break,
+                Some(ended) = watches.join_next() => {
+                    tracing::error!(?ended, "a watch of mirror sets has ended");
+                    return;
+                }
+                () = tokio::time::sleep(self.kinds_period) => {}
             }
         }
-        tracker.close();
-        tracker.wait().await;
+        while watches.join_next().await.is_some() {}
     }
 
     async fn sets<K>(self, kind: &'static str)
@@ -406,6 +487,26 @@ impl Follow {
         self.ctx.known.compare(uid);
         if self.wakes.send((namespace, name)).await.is_err() {
             tracing::debug!(uid, "nobody listens for changes any more");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_is_gone_does_not_keep_a_process_from_being_ready() {
+        use Listing::{Done, NoAnswer, Refused, Unserved};
+        for (listings, served, listed) in [
+            (&[Done, Done] as &[_], true, true),
+            (&[Done, Refused], true, true),
+            (&[Refused, Refused], true, false),
+            (&[Done, NoAnswer], true, false),
+            (&[Done, Unserved], false, false),
+            (&[Unserved], false, false),
+        ] {
+            assert_eq!(Readiness::of(listings), Readiness { served, listed }, "{listings:?}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! From the table of jobs to what the status is made from.
 
+use std::time::Duration;
+
 use super::access::ProblemReason;
 use super::jobs::State;
 use super::status::{
@@ -10,8 +12,8 @@ use crate::copy::{Finding, Outcome, Report, Survey};
 use crate::failure::{Failure, Reason};
 use crate::plan::Plan;
 
-/// What the job table says about an object.
-pub(super) fn observation(state: &State<Ended, Going>) -> Observation {
+/// What the job table says about an object that asks for `wanted`.
+pub(super) fn observation(state: &State<Ended, Going>, wanted: &str) -> Observation {
     let running = |started, stage, going: Option<&Going>, key: &str| {
         Observation::Running(Running {
             key: key.to_owned(),
@@ -24,26 +26,29 @@ pub(super) fn observation(state: &State<Ended, Going>) -> Observation {
     match state {
         // Interrupted by suspension or deletion; the end of the process is told by whoever ends it.
         State::Idle | State::Interrupted => Observation::Idle,
+        // What came of another spec says nothing about this one.
+        State::Finished { key, .. } if key != wanted => Observation::Idle,
         State::Queued => Observation::Queued,
         State::Resolving { key, started } => running(*started, Stage::Resolving, None, key),
         State::Copying { key, started, progress, .. } => running(*started, Stage::Copying, Some(progress), key),
-        State::Finished { outcome: Ended::Waiting(problem), .. }
-            if problem.reason != ProblemReason::ReferenceUnreadable =>
-        {
+        State::Finished { outcome: Ended::Waiting(problem), .. } => {
             Observation::Waiting { reason: wait_reason(problem.reason), message: problem.message.clone() }
         }
         State::Finished { key, started, ended, outcome, .. } => {
             let result = ended_as(outcome);
             let retry_after = match (outcome, &result) {
                 (Ended::Target(failure), _) => failure.retry_after,
-                (_, SyncResult::Done { failures, .. }) => {
-                    failures.iter().filter_map(|item| item.failure.retry_after).max()
-                }
+                (_, SyncResult::Done { failures, .. }) => patience(failures),
                 _ => None,
             };
             Observation::Finished(Finished { key: key.clone(), started: *started, ended: *ended, result, retry_after })
         }
     }
+}
+
+/// How long to leave everything alone: what can be tried sooner is not held up by a registry that asked for patience.
+fn patience(failures: &[FailedItem]) -> Option<Duration> {
+    failures.iter().filter(|item| item.failure.transient).map(|item| item.failure.retry_after).min().flatten()
 }
 
 fn ended_as(outcome: &Ended) -> SyncResult {
@@ -64,7 +69,8 @@ fn aborted(reason: AbortReason, message: &str) -> SyncResult {
 fn wait_reason(reason: ProblemReason) -> WaitReason {
     match reason {
         ProblemReason::SecretNotFound => WaitReason::SecretNotFound,
-        ProblemReason::SecretInvalid | ProblemReason::ReferenceUnreadable => WaitReason::SecretInvalid,
+        ProblemReason::SecretInvalid => WaitReason::SecretInvalid,
+        ProblemReason::ReferenceUnreadable => WaitReason::ReferenceUnreadable,
         ProblemReason::ConfigMapNotFound => WaitReason::ConfigMapNotFound,
         ProblemReason::TrustBundleInvalid => WaitReason::TrustBundleInvalid,
     }
@@ -73,7 +79,8 @@ fn wait_reason(reason: ProblemReason) -> WaitReason {
 fn abort_reason(failure: &Failure) -> AbortReason {
     match failure.reason {
         Reason::TargetAuth | Reason::SourceAuth => AbortReason::AuthenticationFailed,
-        Reason::NetworkUnreachable | Reason::TLSUntrusted => AbortReason::TargetUnreachable,
+        Reason::NetworkUnreachable => AbortReason::TargetUnreachable,
+        Reason::TLSUntrusted => AbortReason::CertificateNotTrusted,
         Reason::RateLimited => AbortReason::RateLimited,
         _ => AbortReason::TargetFailed,
     }
@@ -88,14 +95,13 @@ fn result(done: &Done) -> SyncResult {
         failure: failure.clone(),
     });
     let mut failures: Vec<FailedItem> = unresolved.collect();
-    let progress = match &done.result {
+    match &done.result {
         Deed::Copied(report) => {
             let outcomes = report.items.iter().map(|item| match &item.outcome {
                 Outcome::Failed(failure) => Some(failure),
                 _ => None,
             });
             failures.extend(failed(plan, outcomes));
-            copied(report)
         }
         Deed::Surveyed(survey) => {
             let outcomes = survey.items.iter().map(|item| match &item.finding {
@@ -103,9 +109,8 @@ fn result(done: &Done) -> SyncResult {
                 Finding::Present | Finding::Missing => None,
             });
             failures.extend(failed(plan, outcomes));
-            surveyed(survey)
         }
-    };
+    }
     // Content is complete, but that it is could not be noted: tried again, and said.
     failures.extend(done.state_failure.iter().map(|failure| FailedItem {
         image: "imageset-mirror/state".to_owned(),
@@ -113,7 +118,7 @@ fn result(done: &Done) -> SyncResult {
         stage: FailedStage::Copy,
         failure: failure.clone(),
     }));
-    SyncResult::Done { plan: planned(plan, done.added, done.removed), progress, failures }
+    SyncResult::Done { plan: planned(plan, done.added, done.removed), progress: progress(done), failures }
 }
 
 fn failed<'a>(
@@ -129,6 +134,14 @@ fn failed<'a>(
             failure: failure?.clone(),
         })
     })
+}
+
+/// What a sync did, in numbers.
+pub(super) fn progress(done: &Done) -> Progress {
+    match &done.result {
+        Deed::Copied(report) => copied(report),
+        Deed::Surveyed(survey) => surveyed(survey),
+    }
 }
 
 fn copied(report: &Report) -> Progress {
@@ -153,5 +166,36 @@ fn surveyed(survey: &Survey) -> Progress {
         failed: count(|finding| matches!(finding, Finding::Failed(_))),
         bytes_present: survey.items.iter().map(|item| item.present_bytes).sum(),
         ..Progress::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::access::Problem;
+    use super::*;
+
+    #[test]
+    fn what_came_of_another_spec_is_not_looked_at() {
+        let time = jiff::Timestamp::UNIX_EPOCH;
+        let problem = Problem { reason: ProblemReason::ReferenceUnreadable, message: "no".to_owned() };
+        for outcome in [Ended::Panicked, Ended::Waiting(problem)] {
+            let state = State::Finished { key: "old".to_owned(), started: time, ended: time, number: 1, outcome };
+            assert_eq!(observation(&state, "new"), Observation::Idle);
+            assert_ne!(observation(&state, "old"), Observation::Idle);
+        }
+    }
+
+    fn failed(transient: bool, seconds: Option<u64>) -> FailedItem {
+        let retry_after = seconds.map(Duration::from_secs);
+        let failure = Failure { transient, retry_after, ..Failure::permanent(Reason::RateLimited, "") };
+        FailedItem { image: String::new(), origin: String::new(), stage: FailedStage::Copy, failure }
+    }
+
+    #[test]
+    fn patience_is_had_only_as_long_as_nothing_can_be_tried_sooner() {
+        let for_long = Some(Duration::from_mins(1));
+        assert_eq!(patience(&[failed(true, Some(600)), failed(true, Some(60)), failed(false, None)]), for_long);
+        assert_eq!(patience(&[failed(true, Some(600)), failed(true, None)]), None);
+        assert_eq!(patience(&[failed(false, None)]), None);
     }
 }

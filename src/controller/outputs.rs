@@ -9,18 +9,22 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 use serde_json::json;
 
-use super::apply::{Cluster, Error};
+use super::apply::{Cluster, Error, Slot};
 use super::events::{EventNote, EventReason};
 use super::recorder::Publisher;
 use super::status::{Applied, Output};
-use crate::api::{ImageSetMirror, OutputPolicy, Removal, ResourceState};
+use crate::api::{
+    ImageSetMirror, MirrorSourcePolicy, Mode, OWNER_REF_ANNOTATION, OutputPolicy, Removal, ResourceState,
+    ResourceStatus,
+};
 use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
 use crate::oci::Digest;
 use crate::plan::{Plan, PlanItem};
-use crate::request::Request;
+use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request};
 use crate::resources::{
-    Apply, Conflict, Desired, HeldReason, Impact, Inputs, MirrorKind, MirrorSet, ObjectName, Stored, repair, withdraw,
+    Apply, ClusterSnapshot, Conflict, Desired, HeldReason, Impact, Inputs, MirrorKind, MirrorSet, ObjectName, Stored,
+    repair, withdraw,
 };
 
 /// Group of mirror sets.
@@ -29,6 +33,8 @@ const GROUP: &str = "config.openshift.io";
 const PART: usize = 900 * 1024;
 /// Most `ConfigMap`s that one is published in; the whole plan is in the target registry once it was mirrored.
 const PARTS: usize = 4;
+/// What a `ConfigMap` that is somebody else's is told about.
+const FOREIGN: &str = "exists and was not written for this object: delete it, or give the object another name";
 /// Kept free in each part for the line that says what was left out.
 const ROOM: usize = 64;
 
@@ -62,7 +68,8 @@ impl Outputs {
         Self { allowed, metrics, turn: tokio::sync::Mutex::default() }
     }
 
-    fn may(&self, namespace: &str) -> bool {
+    /// True if objects of the namespace may write to the cluster.
+    pub(super) fn may(&self, namespace: &str) -> bool {
         self.allowed.contains(namespace)
     }
 
@@ -85,11 +92,11 @@ impl Outputs {
         let request = owner.request;
         let identity = &request.identity;
         let manifests = format!("{}-manifests", identity.name);
-        let current = cluster.config_map(&identity.namespace, &manifests).await?;
-        if !Self::wants(request) && current.is_none() {
+        let slot = cluster.config_map(owner.object, &manifests).await?;
+        if !Self::wants(request) && !matches!(slot, Slot::Own(_)) {
             return Ok(Applied::default());
         }
-        let stored = stored(current.as_ref());
+        let stored = stored(&slot);
         let _turn = self.turn.lock().await;
         let snapshot = cluster.snapshot(self.may(&identity.namespace)).await?;
         let desired = Desired::new(&Inputs {
@@ -103,8 +110,12 @@ impl Outputs {
             stored: &stored,
         });
         for note in &desired.notes {
-            tracing::info!(namespace = identity.namespace, name = identity.name, reason = ?note.reason,
+            tracing::debug!(namespace = identity.namespace, name = identity.name, reason = ?note.reason,
                 message = note.message, "about the mirror sets");
+        }
+        let notes = desired.notes.iter().map(|note| note.message.clone()).collect();
+        if matches!(slot, Slot::Foreign) && !desired.manifests.is_empty() {
+            return Ok(Applied { outputs: taken(&desired, &manifests), notes });
         }
         let removes = request.cluster.removal == Removal::Remove;
         let writes = !desired.apply.is_empty() || !desired.remove.is_empty();
@@ -113,23 +124,26 @@ impl Outputs {
             cluster.finalizer(owner.object, removes).await?;
         }
         // Published first: after a crash in between, the objects are put right from these bytes.
-        match (&current, desired.manifests.is_empty()) {
-            (None, true) => {}
-            (Some(_), true) => cluster.delete_config_map(&identity.namespace, &manifests).await?,
-            (_, false) => {
-                let data = desired.manifests.clone();
-                cluster.apply_config_map(owner.object, &manifests, data, current.as_ref()).await?;
-            }
-        }
+        cluster.publish(owner.object, &manifests, desired.manifests.clone(), &slot).await?;
         let mut outputs = BTreeMap::new();
         for apply in &desired.apply {
             let output = self.apply(cluster, events, owner.object, apply).await?;
+            if apply.changed && output.state == ResourceState::Applied {
+                self.tell_written(events, owner, &apply.object, &snapshot).await;
+            }
             outputs.insert(name_of(&apply.object), output);
         }
         for object in &desired.remove {
             if cluster.delete(object, &owner.mark()).await? {
+                self.metrics.applied(object.kind.kind(), ApplyResult::Deleted);
                 tracing::info!(%object, "mirror set deleted");
             }
+        }
+        for held in &desired.held {
+            self.metrics.applied(held.object.kind.kind(), ApplyResult::Refused);
+        }
+        for conflict in &desired.conflicts {
+            self.metrics.applied(about(conflict).0.kind.kind(), ApplyResult::Refused);
         }
         describe(&desired, &mut outputs);
         if let Some(rollout) = snapshot.rollout() {
@@ -140,7 +154,26 @@ impl Outputs {
                 "nodes take over mirror sets"
             );
         }
-        Ok(Applied { outputs: outputs.into_values().collect() })
+        Ok(Applied { outputs: outputs.into_values().collect(), notes })
+    }
+
+    /// What is known of the outputs if they could not be looked at: what was there before, and what went wrong.
+    pub(super) fn failed(owner: Owner<'_>, before: &[ResourceStatus], message: String) -> Applied {
+        let stays = |found: &&ResourceStatus| {
+            matches!(found.state, ResourceState::Applied | ResourceState::Published | ResourceState::Retained)
+        };
+        let known = before.iter().filter(stays).map(|found| Output {
+            group: found.group.clone(),
+            kind: found.kind.clone(),
+            name: found.name.clone(),
+            state: found.state,
+            hash: found.hash.clone(),
+            impact: None,
+            message: String::new(),
+        });
+        let manifests = format!("{}-manifests", owner.request.identity.name);
+        let failed = config_map(&manifests, ResourceState::Failed, message);
+        Applied { outputs: std::iter::once(failed).chain(known).collect(), ..Applied::default() }
     }
 
     async fn apply(
@@ -154,11 +187,14 @@ impl Outputs {
         let mut output = output(&name_of(set), ResourceState::Applied, String::new());
         output.hash = hash(set);
         if !apply.changed {
+            self.metrics.applied(set.kind().kind(), ApplyResult::Unchanged);
             return Ok(output);
         }
         if let Impact::Drain { why } = &apply.impact {
             let note = format!("writing {} drains nodes: {}", name_of(set), why.join("; "));
-            events.publish(owner, EventNote::new(EventReason::NodesWillDrain, &set.name(), &note)).await;
+            let (kind, name) = (set.kind().kind(), set.name());
+            let note = EventNote::about(EventReason::NodesWillDrain, kind, &name, &output.hash, &note);
+            events.publish(owner, note).await;
         }
         match cluster.apply(set).await {
             Ok(()) => {
@@ -176,6 +212,32 @@ impl Outputs {
         Ok(output)
     }
 
+    /// Tells of an object that was written whether it was somebody else's, or ours and not what we had left.
+    async fn tell_written(&self, events: &Publisher, owner: Owner<'_>, set: &MirrorSet, snapshot: &ClusterSnapshot) {
+        let (kind, name, hash) = (set.kind().kind(), set.name(), hash(set));
+        if snapshot_has_foreign(snapshot, set, &owner.mark()) {
+            let note = format!("{kind} {name} was somebody else's and is ours now");
+            events
+                .publish(owner.object, EventNote::about(EventReason::ResourceAdopted, kind, &name, &hash, &note))
+                .await;
+            return;
+        }
+        let known = owner.object.status.iter().flat_map(|status| &status.resources);
+        let mut left = known.filter(|found| found.kind == kind && found.name == name);
+        if left.any(|found| found.state == ResourceState::Applied && found.hash == hash) {
+            self.tell_repaired(events, owner, set).await;
+        }
+    }
+
+    async fn tell_repaired(&self, events: &Publisher, owner: Owner<'_>, set: &MirrorSet) {
+        self.metrics.drifted(Drift::Resource);
+        let (kind, name) = (set.kind().kind(), set.name());
+        let note = format!("{kind} {name} was changed or deleted and is put back");
+        events
+            .publish(owner.object, EventNote::about(EventReason::DriftRepaired, kind, &name, &hash(set), &note))
+            .await;
+    }
+
     /// Puts back what somebody changed or deleted, from what was published.
     pub(super) async fn repair(&self, cluster: &Cluster, events: &Publisher, owner: Owner<'_>) -> Result<(), Error> {
         let request = owner.request;
@@ -183,8 +245,7 @@ impl Outputs {
         if !Self::wants(request) || !self.may(&identity.namespace) {
             return Ok(());
         }
-        let current = cluster.config_map(&identity.namespace, &format!("{}-manifests", identity.name)).await?;
-        let stored = stored(current.as_ref());
+        let stored = stored(&cluster.config_map(owner.object, &format!("{}-manifests", identity.name)).await?);
         if stored.applied.is_empty() {
             return Ok(());
         }
@@ -192,9 +253,10 @@ impl Outputs {
         let snapshot = cluster.snapshot(true).await?;
         let repair = repair(identity, &request.cluster, &stored, &snapshot);
         for apply in repair.apply.iter().filter(|apply| apply.changed) {
-            self.metrics.drifted(Drift::Resource);
             let output = self.apply(cluster, events, owner.object, apply).await?;
-            if output.state != ResourceState::Applied {
+            if output.state == ResourceState::Applied {
+                self.tell_repaired(events, owner, &apply.object).await;
+            } else {
                 tracing::warn!(
                     namespace = identity.namespace,
                     name = identity.name,
@@ -216,65 +278,124 @@ impl Outputs {
         Ok(())
     }
 
-    /// Removes what was written to the cluster for an object that is being deleted, as far as its spec asks for that.
+    /// Removes what was written to the cluster for an object that is being deleted, as far as its spec asks for that. Of a
+    /// spec that is not valid any more `clusterResources` still counts; `readable` is false if that cannot be read either.
     pub(super) async fn remove_all(
         &self,
         cluster: &Cluster,
         events: &Publisher,
         object: &ImageSetMirror,
+        readable: bool,
     ) -> Result<(), Error> {
-        let namespace = object.namespace().unwrap_or_default();
-        // A spec that is not valid any more asks for nothing that could be relied on.
-        let Ok(request) = Request::try_new(object) else { return Ok(()) };
-        if request.cluster.removal != Removal::Remove || !self.may(&namespace) {
+        let spec = &object.spec.cluster_resources;
+        if readable && spec.removal != Removal::Remove {
             return Ok(());
         }
-        let snapshot = cluster.snapshot(true).await?;
-        let withdrawal = withdraw(&request.identity, &request.cluster, &snapshot);
-        let owner = Owner { object, request: &request }.mark();
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let mark = format!("{namespace}/{name}");
+        let allowed = self.may(&namespace);
+        let identity = Identity { namespace, name, uid: object.uid().unwrap_or_default() };
+        let snapshot = cluster.snapshot(allowed).await?;
+        // Nothing is wanted of any kind any more.
+        let output = MirrorSetOutput { policy: OutputPolicy::Disabled, source_policy: MirrorSourcePolicy::default() };
+        let outputs = ClusterOutputs {
+            idms: output,
+            itms: output,
+            disruption: spec.disruption,
+            removal: Removal::Remove,
+            conflict_policy: spec.conflict_policy,
+        };
+        let withdrawal = withdraw(&identity, &outputs, &snapshot);
+        let obstacle = match (readable, allowed) {
+            (false, _) => Some("its spec cannot be read"),
+            (true, false) => Some("its namespace may not write to the cluster any more"),
+            (true, true) => None,
+        };
+        if let Some(why) = obstacle {
+            let held = withdrawal.held.iter().map(|held| &held.object);
+            let left: Vec<_> = withdrawal.remove.iter().chain(held).map(ToString::to_string).collect();
+            if !left.is_empty() {
+                events.orphaned(object, &left.join(", "), why).await;
+            }
+            return Ok(());
+        }
         for name in withdrawal.remove {
-            if cluster.delete(&name, &owner).await? {
+            if cluster.delete(&name, &mark).await? {
+                self.metrics.applied(name.kind.kind(), ApplyResult::Deleted);
                 let note = format!("deleted {name} with its object");
-                events.publish(object, EventNote::new(EventReason::ResourceDeleted, &name.name, &note)).await;
+                let kind = name.kind.kind();
+                let note = EventNote::about(EventReason::ResourceDeleted, kind, &name.name, "", &note);
+                events.publish(object, note).await;
             }
         }
         for held in withdrawal.held {
+            let (kind, name) = (held.object.kind.kind(), &held.object.name);
             let note = format!("{} stays: {}; `disruption` is `ReloadOnly`", held.object, held.message);
-            events.publish(object, EventNote::new(EventReason::CleanupAbandoned, &held.object.name, &note)).await;
+            events.publish(object, EventNote::about(EventReason::CleanupAbandoned, kind, name, "", &note)).await;
         }
         Ok(())
     }
 
-    /// Publishes a plan that is not copied, as `<name>-plan-<n>`.
+    /// Publishes a plan that is not copied, as `<name>-plan-<n>`; the first part has the mirror sets that would be written
+    /// once everything is in the target.
     pub(super) async fn publish_plan(
         &self,
         cluster: &Cluster,
+        events: &Publisher,
         owner: Owner<'_>,
         plan: &Plan,
         survey: &Survey,
     ) -> Result<(), Error> {
-        publish(cluster, owner, "plan", &parts(&planned_lines(plan, survey))).await
+        let manifests = self.planned_manifests(cluster, owner, plan).await?;
+        let taken = manifests.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let lines = parts(&planned_lines(plan, survey), taken);
+        publish(cluster, events, owner, "plan", &lines, manifests).await
     }
 
-    /// Publishes what a sync did, as `<name>-report-<n>`. A sync that had nothing to do for the same plan leaves the report
-    /// of the one that did: at rest nothing is written.
+    async fn planned_manifests(
+        &self,
+        cluster: &Cluster,
+        owner: Owner<'_>,
+        plan: &Plan,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        let request = owner.request;
+        if !Self::wants(request) {
+            return Ok(BTreeMap::new());
+        }
+        let identity = &request.identity;
+        let stored = stored(&cluster.config_map(owner.object, &format!("{}-manifests", identity.name)).await?);
+        let desired = Desired::new(&Inputs {
+            identity,
+            target: &request.target,
+            outputs: &request.cluster,
+            mode: Mode::Plan,
+            plan,
+            verified: &(0..plan.items.len()).collect(),
+            cluster: &cluster.snapshot(self.may(&identity.namespace)).await?,
+            stored: &stored,
+        });
+        Ok(desired.manifests)
+    }
+
+    /// Publishes what a sync did, as `<name>-report-<n>`. A sync that had nothing to do for the same plan, after one
+    /// that failed as little, leaves the report of that one: at rest nothing is written.
     pub(super) async fn publish_report(
         &self,
         cluster: &Cluster,
+        events: &Publisher,
         owner: Owner<'_>,
         plan: &Plan,
         report: &Report,
     ) -> Result<(), Error> {
         let identity = &owner.request.identity;
         if report.items.iter().all(|item| item.outcome == Outcome::Present) {
-            let current = cluster.config_map(&identity.namespace, &part_name(&identity.name, "report", 0)).await?;
-            let data = current.and_then(|map| map.data).unwrap_or_default();
+            let data = cluster.config_map(owner.object, &part_name(&identity.name, "report", 0)).await?.data();
             let told = data.get("report.jsonl").and_then(|lines| lines.lines().next());
             if told == Some(report_head(plan, report).as_str()) {
                 return Ok(());
             }
         }
-        publish(cluster, owner, "report", &parts(&report_lines(plan, report))).await
+        publish(cluster, events, owner, "report", &parts(&report_lines(plan, report), 0), BTreeMap::new()).await
     }
 }
 
@@ -283,22 +404,60 @@ fn part_name(object: &str, what: &str, index: usize) -> String {
     format!("{object}-{what}-{index}")
 }
 
-/// Writes the parts, each under the key `<what>.jsonl`, and removes what an earlier, longer list has left.
-async fn publish(cluster: &Cluster, owner: Owner<'_>, what: &str, parts: &[String]) -> Result<(), Error> {
-    let identity = &owner.request.identity;
+/// Writes the parts, each under the key `<what>.jsonl` and the first with `more`, and removes what an earlier, longer list
+/// has left. Nothing depends on them, so one that cannot be written because of its name is told and no more.
+async fn publish(
+    cluster: &Cluster,
+    events: &Publisher,
+    owner: Owner<'_>,
+    what: &str,
+    parts: &[String],
+    more: BTreeMap<String, String>,
+) -> Result<(), Error> {
+    let mut more = Some(more);
     for index in 0..PARTS {
-        let name = part_name(&identity.name, what, index);
-        let current = cluster.config_map(&identity.namespace, &name).await?;
-        match (parts.get(index), current) {
-            (Some(part), current) => {
-                let data = BTreeMap::from([(format!("{what}.jsonl"), part.clone())]);
-                cluster.apply_config_map(owner.object, &name, data, current.as_ref()).await?;
-            }
-            (None, Some(_)) => cluster.delete_config_map(&identity.namespace, &name).await?,
-            (None, None) => {}
+        let name = part_name(&owner.request.identity.name, what, index);
+        let mut data = more.take().unwrap_or_default();
+        data.extend(parts.get(index).map(|part| (format!("{what}.jsonl"), part.clone())));
+        let slot = cluster.config_map(owner.object, &name).await?;
+        if matches!(slot, Slot::Foreign) && !data.is_empty() {
+            let note = format!("the {what} is not published: ConfigMap {name} {FOREIGN}");
+            let note = EventNote::about(EventReason::ResourceConflict, "ConfigMap", &name, "", &note);
+            events.publish_news(owner.object, note).await;
         }
+        cluster.publish(owner.object, &name, data, &slot).await?;
     }
     Ok(())
+}
+
+/// What becomes of the objects if the manifests cannot be published: only published objects are written, so none is.
+fn taken(desired: &Desired, manifests: &str) -> Vec<Output> {
+    let mut outputs = BTreeMap::new();
+    for apply in &desired.apply {
+        let name = name_of(&apply.object);
+        let (state, message) = if apply.changed {
+            (ResourceState::Conflict, format!("not written before ConfigMap {manifests} is"))
+        } else {
+            (ResourceState::Applied, String::new())
+        };
+        outputs.insert(name.clone(), Output { hash: hash(&apply.object), ..output(&name, state, message) });
+    }
+    describe(desired, &mut outputs);
+    let map = config_map(manifests, ResourceState::Conflict, FOREIGN.to_owned());
+    std::iter::once(map).chain(outputs.into_values()).collect()
+}
+
+/// What became of a `ConfigMap`.
+fn config_map(name: &str, state: ResourceState, message: String) -> Output {
+    Output {
+        group: String::new(),
+        kind: "ConfigMap".to_owned(),
+        name: name.to_owned(),
+        state,
+        hash: String::new(),
+        impact: None,
+        message,
+    }
 }
 
 /// The plan, a line for each image.
@@ -321,9 +480,10 @@ fn planned_lines(plan: &Plan, survey: &Survey) -> Vec<String> {
     plan.items.iter().zip(&survey.items).map(line).collect()
 }
 
-/// The first line of a report: what it is about.
+/// The first line of a report: what it is about, and how much of that failed.
 fn report_head(plan: &Plan, report: &Report) -> String {
-    json!({"version": report.version, "target": report.target, "plan": plan.digest()}).to_string()
+    let failed = plan.failures.len() + report.items.iter().filter(|item| !item.complete()).count();
+    json!({"version": report.version, "target": report.target, "plan": plan.digest(), "failed": failed}).to_string()
 }
 
 /// A line that says what the report is about, one for each origin that was not resolved, one for each image.
@@ -342,11 +502,12 @@ fn report_lines(plan: &Plan, report: &Report) -> Vec<String> {
     std::iter::once(report_head(plan, report)).chain(unresolved).chain(images).collect()
 }
 
-/// JSON lines in parts that fit into `ConfigMap`s. What does not fit is left out, and the last line says how much.
-fn parts(lines: &[String]) -> Vec<String> {
+/// JSON lines in parts that fit into `ConfigMap`s, in the first of which `taken` bytes are taken. What does not fit is left out, and the last line says how much.
+fn parts(lines: &[String], taken: usize) -> Vec<String> {
     let mut parts = vec![String::new()];
     for (index, line) in lines.iter().enumerate() {
-        let full = parts.last().is_some_and(|part| part.len() + line.len() + ROOM > PART);
+        let taken = if parts.len() == 1 { taken } else { 0 };
+        let full = parts.last().is_some_and(|part| taken + part.len() + line.len() + ROOM > PART);
         if full && parts.len() == PARTS {
             if let Some(part) = parts.last_mut() {
                 part.push_str(&json!({"linesLeftOut": lines.len() - index}).to_string());
@@ -365,9 +526,8 @@ fn parts(lines: &[String]) -> Vec<String> {
     parts
 }
 
-fn stored(map: Option<&k8s_openapi::api::core::v1::ConfigMap>) -> Stored {
-    let data = map.and_then(|map| map.data.clone()).unwrap_or_default();
-    Stored::read(&data).unwrap_or_else(|error| {
+fn stored(slot: &Slot) -> Stored {
+    Stored::read(&slot.data()).unwrap_or_else(|error| {
         tracing::warn!(error = &error as &dyn std::error::Error, "what was published cannot be read; it is not used");
         Stored::default()
     })
@@ -417,15 +577,32 @@ fn describe(desired: &Desired, outputs: &mut BTreeMap<ObjectName, Output>) {
         outputs.insert(held.object.clone(), output);
     }
     for conflict in &desired.conflicts {
-        let (object, state) = match conflict {
-            Conflict::Name { kind, name } => (ObjectName { kind: *kind, name: name.clone() }, ResourceState::Conflict),
-            Conflict::Policy { ours, .. } => (named(ours), ResourceState::MirrorPolicyConflict),
-            Conflict::NeverWithRemoval { kind } => {
-                (ObjectName { kind: *kind, name: String::new() }, ResourceState::MirrorPolicyConflict)
-            }
-        };
+        let (object, state) = about(conflict);
         let output = output(&object, state, conflict.to_string());
         outputs.insert(object, output);
+    }
+}
+
+/// Which object a conflict keeps from being written, and its state.
+fn about(conflict: &Conflict) -> (ObjectName, ResourceState) {
+    match conflict {
+        Conflict::Name { kind, name } => (ObjectName { kind: *kind, name: name.clone() }, ResourceState::Conflict),
+        Conflict::Policy { ours, .. } => (named(ours), ResourceState::MirrorPolicyConflict),
+        Conflict::NeverWithRemoval { kind } => {
+            (ObjectName { kind: *kind, name: String::new() }, ResourceState::MirrorPolicyConflict)
+        }
+    }
+}
+
+/// True if the cluster had an object of this name that did not carry our mark.
+fn snapshot_has_foreign(snapshot: &ClusterSnapshot, set: &MirrorSet, mark: &str) -> bool {
+    fn foreign<K: kube::ResourceExt>(sets: &[K], name: &str, mark: &str) -> bool {
+        let of_others = |found: &K| found.annotations().get(OWNER_REF_ANNOTATION).is_none_or(|owner| owner != mark);
+        sets.iter().any(|found| found.name_any() == name && of_others(found))
+    }
+    match set.kind() {
+        MirrorKind::Digest => foreign(&snapshot.idms, &set.name(), mark),
+        MirrorKind::Tag => foreign(&snapshot.itms, &set.name(), mark),
     }
 }
 
@@ -438,13 +615,274 @@ fn named(title: &str) -> ObjectName {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+
+    use super::super::testing::{Server, object};
     use super::*;
+    use crate::copy::ItemReport;
+    use crate::failure::{Failure, Reason};
+    use crate::lease::Fence;
+    use crate::metrics::Build;
+    use crate::plan::{TargetId, TargetRoot};
+    use crate::resolve::{DestinationRule, Item, Origin, OriginKind, PathRule, Source, TagRule, Wanted};
+
+    const MAPS: &str = "/api/v1/namespaces/team/configmaps";
+    const IDMS: &str = "/apis/config.openshift.io/v1/imagedigestmirrorsets";
+
+    /// An object with one image that is in the target, and a cluster that may have OpenShift's kinds.
+    struct World {
+        server: Arc<Server>,
+        cluster: Cluster,
+        events: Publisher,
+        outputs: Outputs,
+        object: ImageSetMirror,
+        request: Request,
+        plan: Plan,
+    }
+
+    impl World {
+        fn new(openshift: bool) -> Self {
+            let server = Arc::new(Server::default());
+            if openshift {
+                let resource = json!({"name": "imagedigestmirrorsets", "singularName": "", "namespaced": false,
+                                      "kind": "ImageDigestMirrorSet", "verbs": []});
+                let list = json!({"kind": "APIResourceList", "groupVersion": "config.openshift.io/v1",
+                                  "resources": [resource]});
+                server.put("/apis/config.openshift.io/v1", list);
+            }
+            let client = server.client();
+            let object = object();
+            let request = Request::try_new(&object).unwrap();
+            let mut registry = prometheus_client::registry::Registry::default();
+            let metrics = Metrics::register(&mut registry, Build { version: "1", revision: "1", rustc: "1" });
+            let item = |image: &crate::request::AdditionalImage| Item {
+                origin: Origin { kind: OriginKind::Additional, name: image.named.to_string() },
+                source: Source::Registry { named: image.named.clone(), digest: image.named.digest().cloned().unwrap() },
+                destination: DestinationRule {
+                    path: PathRule::Keep { written: "quay.io/a/b".to_owned() },
+                    tag: TagRule::Keep,
+                },
+                platforms: BTreeSet::new(),
+                after: BTreeSet::new(),
+            };
+            let wanted = Wanted { items: request.additional.iter().map(item).collect(), ..Wanted::default() };
+            let root = TargetRoot { registry: request.target.registry.clone(), prefix: None };
+            Self {
+                cluster: Cluster::new(client.clone(), Fence::always(), Duration::from_mins(1)),
+                events: Publisher::new(client, "pod"),
+                outputs: Outputs::new(BTreeSet::from(["team".to_owned()]), metrics),
+                plan: Plan::new(&wanted, &root, &[], TargetId("t".to_owned())).unwrap(),
+                server,
+                object,
+                request,
+            }
+        }
+
+        fn owner(&self) -> Owner<'_> {
+            Owner { object: &self.object, request: &self.request }
+        }
+
+        async fn write(&self) -> Result<Applied, Error> {
+            let verified = BTreeSet::from([0]);
+            self.outputs.write(&self.cluster, &self.events, self.owner(), &self.plan, &verified).await
+        }
+
+        async fn report(&self, outcome: Outcome) {
+            let report = self.report_of(outcome);
+            let published =
+                self.outputs.publish_report(&self.cluster, &self.events, self.owner(), &self.plan, &report).await;
+            published.unwrap();
+        }
+
+        fn report_of(&self, outcome: Outcome) -> Report {
+            let item = &self.plan.items[0];
+            let item = ItemReport {
+                destination: item.destination.clone(),
+                digest: item.digest.clone(),
+                outcome,
+                uploaded_bytes: 0,
+                mounted_bytes: 0,
+                present_bytes: 0,
+                restored: false,
+                warnings: vec![],
+            };
+            Report { version: Report::VERSION, target: self.plan.target.clone(), items: vec![item] }
+        }
+    }
+
+    fn users_map(name: &str) -> (String, Value) {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"mine": "yes"},
+                         "metadata": {"name": name, "uid": "x", "resourceVersion": "1"}});
+        (format!("{MAPS}/{name}"), map)
+    }
+
+    #[tokio::test]
+    async fn a_config_map_of_somebody_else_is_neither_written_nor_deleted() {
+        let world = World::new(true);
+        let (path, map) = users_map("set-manifests");
+        world.server.put(&path, map.clone());
+        let applied = world.write().await.unwrap();
+        let conflict = applied.outputs.iter().find(|output| output.kind == "ConfigMap").unwrap();
+        assert_eq!((conflict.name.as_str(), conflict.state), ("set-manifests", ResourceState::Conflict));
+        assert!(applied.outputs.iter().all(|output| output.state == ResourceState::Conflict), "{applied:?}");
+        assert_eq!(world.server.get(&path), Some(map));
+        assert!(world.server.writes().is_empty(), "and no mirror set that could not be put back");
+
+        let reports: Vec<_> = (0..PARTS).map(|n| users_map(&format!("set-report-{n}"))).collect();
+        for (path, map) in &reports {
+            world.server.put(path, map.clone());
+        }
+        world.report(Outcome::Copied).await;
+        assert_eq!(world.server.writes(), ["POST ResourceConflict"], "part 0 is told, the others would be free");
+        world.report(Outcome::Copied).await;
+        assert!(world.server.writes().is_empty(), "told once");
+        assert!(reports.iter().all(|(path, map)| world.server.get(path).as_ref() == Some(map)));
+    }
+
+    #[tokio::test]
+    async fn what_is_ours_is_written_once_and_removed_when_it_is_not_needed() {
+        let world = World::new(true);
+        let applied = world.write().await.unwrap();
+        assert_eq!(applied.outputs[0].state, ResourceState::Applied);
+        let set = format!("{IDMS}/{}", applied.outputs[0].name);
+        let map = format!("{MAPS}/set-manifests");
+        assert_eq!(world.server.writes(), [format!("PATCH {map}"), format!("PATCH {set}")]);
+        let written = world.server.get(&map).unwrap();
+        assert_eq!(written["metadata"]["ownerReferences"][0]["blockOwnerDeletion"], true);
+        world.write().await.unwrap();
+        assert!(world.server.writes().is_empty(), "at rest nothing is written");
+        world
+            .cluster
+            .publish(&world.object, "set-manifests", BTreeMap::new(), &Slot::Own(Box::default()))
+            .await
+            .unwrap_err();
+        let slot = world.cluster.config_map(&world.object, "set-manifests").await.unwrap();
+        world.cluster.publish(&world.object, "set-manifests", BTreeMap::new(), &slot).await.unwrap();
+        assert_eq!(world.server.get(&map), None);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_changed_is_put_back_and_told() {
+        let mut world = World::new(true);
+        let applied = world.write().await.unwrap();
+        let output = &applied.outputs[0];
+        let status = json!({"resources": [{"group": GROUP, "kind": output.kind, "name": output.name,
+                                           "state": "Applied", "hash": output.hash}]});
+        world.object.status = Some(serde_json::from_value(status).unwrap());
+        let path = format!("{IDMS}/{}", output.name);
+        world.server.remove(&path);
+        world.server.writes();
+        world.write().await.unwrap();
+        assert_eq!(world.server.writes(), [format!("PATCH {path}"), "POST DriftRepaired".to_owned()]);
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_over_is_told() {
+        let mut world = World::new(true);
+        let path = format!("{IDMS}/{}", world.write().await.unwrap().outputs[0].name);
+        let mut set = world.server.get(&path).unwrap();
+        set["metadata"]["annotations"] = json!({});
+        set["metadata"]["labels"] = json!({});
+        world.server.put(&path, set);
+        world.request.cluster.conflict_policy = crate::api::ConflictPolicy::Adopt;
+        world.server.writes();
+        world.write().await.unwrap();
+        assert_eq!(world.server.writes(), [format!("PATCH {path}"), "POST ResourceAdopted".to_owned()]);
+    }
+
+    #[tokio::test]
+    async fn what_a_deleted_object_leaves_behind_is_removed_or_named() {
+        let mut world = World::new(true);
+        let path = format!("{IDMS}/{}", world.write().await.unwrap().outputs[0].name);
+        world.object.spec.cluster_resources.removal = Removal::Remove;
+        world.object.spec.cluster_resources.disruption = crate::api::Disruption::AllowDrain;
+        // Not valid any more, but what is to be removed can be read.
+        world.object.spec.mirror = crate::api::ImageSetMirrorSpec::default().mirror;
+        world.server.writes();
+        for (readable, allowed) in [(false, true), (true, false)] {
+            let namespaces = allowed.then(|| "team".to_owned()).into_iter().collect();
+            let outputs = Outputs::new(namespaces, world.outputs.metrics.clone());
+            outputs.remove_all(&world.cluster, &world.events, &world.object, readable).await.unwrap();
+            assert_eq!(world.server.writes(), ["POST CleanupAbandoned"]);
+            world.events = Publisher::new(world.server.client(), "pod");
+        }
+        assert!(world.server.get(&path).is_some());
+        world.outputs.remove_all(&world.cluster, &world.events, &world.object, true).await.unwrap();
+        assert_eq!(world.server.writes(), [format!("DELETE {path}"), "POST ResourceDeleted".to_owned()]);
+        world.outputs.remove_all(&world.cluster, &world.events, &world.object, false).await.unwrap();
+        assert!(world.server.writes().is_empty(), "nothing is left to be named");
+    }
+
+    #[tokio::test]
+    async fn a_plan_shows_the_mirror_sets_that_would_be_written() {
+        let world = World::new(true);
+        let found = Surveyed { finding: Finding::Missing, missing_bytes: 1, present_bytes: 0 };
+        let survey = Survey { items: vec![found] };
+        let owner = world.owner();
+        let published = world.outputs.publish_plan(&world.cluster, &world.events, owner, &world.plan, &survey).await;
+        published.unwrap();
+        let plan = format!("{MAPS}/set-plan-0");
+        assert_eq!(world.server.writes(), [format!("PATCH {plan}")], "neither mirror sets nor their manifests");
+        let data = world.server.get(&plan).unwrap()["data"].clone();
+        assert!(data["plan.jsonl"].as_str().unwrap().contains("missing"));
+        assert!(data["idms.yaml"].as_str().unwrap().contains("source: quay.io/a"), "{data}");
+    }
+
+    #[tokio::test]
+    async fn a_report_of_failures_is_replaced_by_one_of_a_retry_that_finds_everything() {
+        let world = World::new(false);
+        world.report(Outcome::Failed(Failure::transient(Reason::RegistryError, "no"))).await;
+        let report = || world.server.get(&format!("{MAPS}/set-report-0")).unwrap()["data"]["report.jsonl"].to_string();
+        assert!(report().contains("RegistryError"));
+        world.report(Outcome::Present).await;
+        assert!(!report().contains("RegistryError"));
+        world.server.writes();
+        world.report(Outcome::Present).await;
+        assert!(world.server.writes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn outputs_that_could_not_be_looked_at_are_told_and_what_was_written_stays_known() {
+        let world = World::new(true);
+        let before = crate::api::ResourceStatus {
+            group: GROUP.to_owned(),
+            kind: "ImageDigestMirrorSet".to_owned(),
+            name: "one".to_owned(),
+            state: ResourceState::Applied,
+            hash: "aa".to_owned(),
+            impact: None,
+        };
+        world.server.refused.lock().unwrap().push(IDMS.to_owned());
+        let error = world.write().await.unwrap_err();
+        let applied = Outputs::failed(world.owner(), &[before], error.to_string());
+        let states: Vec<_> = applied.outputs.iter().map(|output| (output.kind.as_str(), output.state)).collect();
+        let expected = [("ConfigMap", ResourceState::Failed), ("ImageDigestMirrorSet", ResourceState::Applied)];
+        assert_eq!(states, expected);
+        assert!(applied.outputs[0].message.contains("listing ImageDigestMirrorSet"), "{:?}", applied.outputs[0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_in_flight_is_given_up_when_the_lease_does_not_protect_it_any_more() {
+        let (service, mut silent) =
+            tower_test::mock::pair::<http::Request<kube::client::Body>, http::Response<kube::client::Body>>();
+        let until = tokio::time::Instant::now() + Duration::from_secs(7);
+        let cluster = Cluster::new(kube::Client::new(service, "team"), Fence::ending(until), Duration::from_mins(1));
+        let status = crate::api::ImageSetMirrorStatus::default();
+        let (written, _request) = tokio::join!(cluster.status("team", "set", &status), silent.next_request());
+        assert!(matches!(written, Err(Error::Fenced { .. })), "{written:?}");
+        assert_eq!(tokio::time::Instant::now(), until);
+        assert!(matches!(cluster.status("team", "set", &status).await, Err(Error::Fenced { .. })));
+    }
 
     #[test]
     fn what_is_too_long_is_cut_and_says_so() {
         let lines: Vec<String> =
             (0..40_000).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(100))).collect();
-        let parts = parts(&lines);
+        let short = parts(&lines, PART / 2);
+        assert!(short[0].len() <= PART / 2 && short[1].len() > PART / 2, "the first has less room");
+        let parts = parts(&lines, 0);
         assert_eq!(parts.len(), PARTS);
         assert!(parts.iter().all(|part| part.len() <= PART && part.ends_with('\n')));
         let kept = parts.iter().map(|part| part.lines().count()).sum::<usize>() - 1;
@@ -454,7 +892,7 @@ mod tests {
 
     #[test]
     fn short_lists_are_one_part() {
-        assert_eq!(parts(&["{}".to_owned(), "{}".to_owned()]), ["{}\n{}\n"]);
-        assert_eq!(parts(&[]), [""]);
+        assert_eq!(parts(&["{}".to_owned(), "{}".to_owned()], 0), ["{}\n{}\n"]);
+        assert_eq!(parts(&[], 0), [""]);
     }
 }

@@ -4,27 +4,31 @@
 //! No registry is asked here. An object at which nothing has changed costs no write.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use kube::core::error_boundary::{DeserializeGuard, InvalidObject};
 use kube::runtime::controller::Action;
 use kube::{Resource as _, ResourceExt as _};
 use tokio::time::Instant;
 
-use super::apply::{self, Cluster};
+use super::apply::{self, Cluster, Served};
 use super::events;
 use super::jobs::{Jobs, State};
 use super::observe::observation;
 use super::outputs::{CLEANUP_LIMIT, Outputs, Owner};
 use super::recorder::Publisher;
-use super::schedule::{self, Decision, Job};
+use super::schedule::{self, Decision, Job, Outlook};
 use super::status::{self, Applied, Observation, Seen};
-use super::worker::{Deed, Ended, Order, Worker, created};
+use super::worker::{Deed, Done, Ended, Going, Order, Worker, created};
 use crate::api::{ImageSetMirror, ImageSetMirrorStatus, ResourceState};
 use crate::clock::Clock;
+use crate::copy::{Report, Trust};
 use crate::metrics::{Metrics, ObjectState, ReconcileResult};
+use crate::plan::Plan;
 use crate::request::{Fault, FaultKind, Mode, Request};
 
 /// How often the status follows a running sync.
@@ -53,6 +57,22 @@ struct Known {
     compared: Option<Instant>,
     /// Something that is not written could be tried again.
     again: bool,
+    /// The last sync that ended waiting, by key and number, and how many did so in a row.
+    waited: Option<(String, u64, u32)>,
+}
+
+impl Known {
+    /// How many syncs of this key in a row have ended waiting, of which `number` is the last.
+    fn waited(&mut self, key: &str, number: u64) -> u32 {
+        let rounds = match self.waited.take() {
+            Some((known, last, rounds)) if known == key && last == number => rounds,
+            // One that ended otherwise in between has a number too.
+            Some((known, last, rounds)) if known == key && last + 1 == number => rounds.saturating_add(1),
+            _ => 1,
+        };
+        self.waited = Some((key.to_owned(), number, rounds));
+        rounds
+    }
 }
 
 /// Everything that reconciling needs.
@@ -67,6 +87,8 @@ pub(super) struct Context {
     /// Least time between requested syncs.
     pub(super) sync_gap: Duration,
     pub(super) known: Objects,
+    /// Whom a finished sync wakes.
+    pub(super) names: super::Names,
 }
 
 /// What is remembered of all objects, by UID.
@@ -111,22 +133,20 @@ pub(super) async fn reconcile(
     ctx: Arc<Context>,
 ) -> Result<Action, apply::Error> {
     let started = Instant::now();
-    let result = match &guarded.0 {
-        Ok(object) if object.meta().deletion_timestamp.is_some() => ctx.deleted(object).await,
-        Ok(object) => ctx.object(object).await,
-        // What it asked for cannot be read any more, so what was written stays, as by default.
-        Err(invalid) if invalid.metadata.deletion_timestamp.is_some() => {
-            ctx.deleted(&ImageSetMirror { metadata: invalid.metadata.clone(), ..ImageSetMirror::default() }).await
-        }
-        Err(invalid) => ctx.malformed(invalid).await,
-    };
+    let result = contained(Box::pin(ctx.pass(&guarded))).await;
+    let uid = guarded.uid().unwrap_or_default();
     let outcome = match &result {
-        Ok(action) if *action == Action::await_change() => ReconcileResult::Success,
-        Ok(_) => ReconcileResult::Requeue,
+        Ok(_) if ctx.jobs.running(&uid).is_some() => ReconcileResult::Requeue,
+        Ok(_) => ReconcileResult::Success,
         Err(_) => ReconcileResult::Error,
     };
     ctx.metrics.reconciled(outcome, started.elapsed());
     result
+}
+
+/// Makes an error of a panic, which inside kube's controller would end the watch of the whole namespace.
+async fn contained<T>(pass: impl Future<Output = Result<T, apply::Error>>) -> Result<T, apply::Error> {
+    AssertUnwindSafe(pass).catch_unwind().await.unwrap_or(Err(apply::Error::Panicked))
 }
 
 /// What happens after a reconcile that failed: the API server is in trouble, and is asked again soon.
@@ -155,11 +175,29 @@ struct Pass<'a> {
 }
 
 impl Context {
+    async fn pass(&self, guarded: &DeserializeGuard<ImageSetMirror>) -> Result<Action, apply::Error> {
+        match &guarded.0 {
+            Ok(object) if object.meta().deletion_timestamp.is_some() => self.deleted(object, true).await,
+            Ok(object) => self.object(object).await,
+            Err(invalid) if invalid.metadata.deletion_timestamp.is_some() => {
+                let mut object = ImageSetMirror { metadata: invalid.metadata.clone(), ..ImageSetMirror::default() };
+                let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+                let wanted = self.cluster.read_cluster_resources(&namespace, &name).await?;
+                let readable = wanted.is_some();
+                object.spec.cluster_resources = wanted.unwrap_or_default();
+                self.deleted(&object, readable).await
+            }
+            Err(invalid) => self.malformed(invalid).await,
+        }
+    }
+
     async fn object(&self, object: &ImageSetMirror) -> Result<Action, apply::Error> {
         let uid = object.uid().unwrap_or_default();
         if self.known.is_gone(&uid) {
             return Ok(Action::await_change());
         }
+        // A sync may end before the watch of deletions has seen the object.
+        super::note(&self.names, object);
         let remembered = self.known.with(&uid, |known| known.status.clone());
         let previous = remembered.or_else(|| object.status.clone()).filter(|status| {
             // The default of a new object says nothing yet.
@@ -238,7 +276,7 @@ impl Context {
     }
 
     /// An object that is on its way out and waits for our finalizer.
-    async fn deleted(&self, object: &ImageSetMirror) -> Result<Action, apply::Error> {
+    async fn deleted(&self, object: &ImageSetMirror, readable: bool) -> Result<Action, apply::Error> {
         let uid = object.uid().unwrap_or_default();
         self.jobs.cancel(&uid).await;
         if !object.finalizers().iter().any(|known| known == crate::api::FINALIZER) {
@@ -246,7 +284,7 @@ impl Context {
         }
         let now = self.clock.now_in_seconds();
         let since = object.meta().deletion_timestamp.as_ref().map_or(now, |time| time.0);
-        let removed = self.outputs.remove_all(&self.cluster, &self.events, object).await;
+        let removed = self.outputs.remove_all(&self.cluster, &self.events, object, readable).await;
         if let Err(error) = removed {
             let waited = Duration::try_from(now.duration_since(since)).unwrap_or_default();
             if waited < CLEANUP_LIMIT {
@@ -270,6 +308,7 @@ impl Context {
         self.known.bury(uid);
         self.jobs.forget(uid).await;
         self.worker.forget(uid);
+        self.events.forget(uid);
         self.known.forget(uid);
         self.metrics.objects.remove(namespace, name);
     }
@@ -300,6 +339,10 @@ impl Pass<'_> {
         status::next(self.previous.as_ref(), &self.seen, observation, applied, self.ctx.clock.now_in_seconds())
     }
 
+    fn observation(&self, state: &State<Ended, Going>) -> Observation {
+        observation(state, &self.seen.key)
+    }
+
     async fn valid(mut self, request: Arc<Request>) -> Result<Action, apply::Error> {
         let ctx = self.ctx;
         if request.suspend {
@@ -307,11 +350,18 @@ impl Pass<'_> {
         }
         let state = ctx.jobs.look(&self.uid);
         let applied = self.bring_in_line(&request, &state).await;
-        let mut next = self.next(&observation(&state), applied.as_ref());
-        let decision = self.decide(&next, &state);
+        let mut next = self.next(&self.observation(&state), applied.as_ref());
+        let outlook = self.outlook(&request, &next, &state).await;
+        let decision = self.decide(&next, &state, outlook);
         if let Decision::Start { why } = decision {
-            tracing::info!(namespace = request.identity.namespace, name = request.identity.name, ?why, "sync starts");
-            let order = Order { request: Arc::clone(&request), created: created(self.object) };
+            let (namespace, name) = (&request.identity.namespace, &request.identity.name);
+            if matches!(state, State::Finished { outcome: Ended::Waiting(_), .. }) {
+                tracing::debug!(namespace, name, ?why, "sync starts");
+            } else {
+                tracing::info!(namespace, name, ?why, "sync starts");
+            }
+            let order =
+                Order { request: Arc::clone(&request), created: created(self.object), trust: self.trust(&next) };
             ctx.jobs.start(&self.uid, self.seen.key.clone(), order);
             // It may have gone meanwhile: whoever comes second, the watch or this, stops the job.
             if ctx.known.is_gone(&self.uid) {
@@ -319,12 +369,12 @@ impl Pass<'_> {
                 return Ok(Action::await_change());
             }
             let before = self.previous.replace(next);
-            next = self.next(&observation(&ctx.jobs.look(&self.uid)), None);
+            next = self.next(&self.observation(&ctx.jobs.look(&self.uid)), None);
             self.previous = before;
         }
         let running = ctx.jobs.running(&self.uid).is_some();
         let now = ctx.clock.now();
-        let wait = self.decide(&next, &ctx.jobs.look(&self.uid)).requeue(now);
+        let wait = self.decide(&next, &ctx.jobs.look(&self.uid), outlook).requeue(now);
         self.write(next).await?;
         let again = ctx.known.with(&self.uid, |known| known.again);
         let waits = [
@@ -336,109 +386,143 @@ impl Pass<'_> {
         Ok(Action::requeue(waits.into_iter().flatten().min().unwrap_or(DRIFT_CHECK)))
     }
 
-    fn decide(&self, status: &ImageSetMirrorStatus, state: &State<Ended, super::worker::Going>) -> Decision {
+    /// What the sync that starts now may rely on: nothing if that is what a request wants that was not heard before.
+    fn trust(&self, status: &ImageSetMirrorStatus) -> Trust {
+        let new = self.seen.request_token.is_some() && self.seen.request_token != status.last_handled_request;
+        if new && crate::request::is_forced(self.object) { Trust::Nothing } else { Trust::Remembered }
+    }
+
+    fn decide(&self, status: &ImageSetMirrorStatus, state: &State<Ended, Going>, outputs: Outlook) -> Decision {
         let running = self.ctx.jobs.running(&self.uid);
         let job = match (running.as_deref(), state) {
             (Some(key), _) => Job::Active { key },
-            (None, State::Finished { key, ended, outcome: Ended::Waiting(_), .. }) => {
-                Job::Waiting { key, since: *ended }
+            (None, State::Finished { key, ended, number, outcome: Ended::Waiting(_), .. }) => {
+                let rounds = self.ctx.known.with(&self.uid, |known| known.waited(key, *number));
+                Job::Waiting { key, since: *ended, rounds }
             }
             _ => Job::None,
         };
         let now = self.ctx.clock.now_in_seconds();
-        let decision = schedule::decide(Some(status), &self.seen, job, now);
-        // After a restart nothing is known that a changed `clusterResources` could be computed from.
+        let decision = schedule::decide(Some(status), &self.seen, job, outputs, now);
         let changed =
-            self.previous.as_ref().and_then(|status| status.observed_generation) != Some(self.seen.generation);
-        let blind = !matches!(state, State::Finished { .. }) && running.is_none() && !self.seen.suspend;
+            self.previous.as_ref().is_some_and(|status| status.observed_generation != Some(self.seen.generation));
+        let blind = self.done(state).is_none() && running.is_none() && !self.seen.suspend;
         match decision {
             Decision::Start { .. } => decision,
-            _ if changed && blind && self.previous.is_some() && self.seen.mode == Mode::Mirror => {
-                Decision::Start { why: schedule::Why::Changed }
-            }
+            // A changed `clusterResources` can be computed from nothing else.
+            _ if changed && blind && self.seen.mode == Mode::Mirror => Decision::Start { why: schedule::Why::Changed },
             other => other,
         }
     }
 
+    /// The last sync of this process, if it went through and is about what the object asks for now.
+    fn done<'a>(&self, state: &'a State<Ended, Going>) -> Option<(u64, &'a Done)> {
+        match state {
+            State::Finished { key, number, outcome: Ended::Done(done), .. } if *key == self.seen.key => {
+                Some((*number, done))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the cluster objects are what they should be, or can only be known after a sync in this process.
+    async fn outlook(&self, request: &Request, status: &ImageSetMirrorStatus, state: &State<Ended, Going>) -> Outlook {
+        if request.mode != Mode::Mirror || self.done(state).is_some() {
+            return Outlook::Settled;
+        }
+        let unserved = status.resources.iter().any(|found| found.state == ResourceState::KindNotServed);
+        let served = if unserved { self.ctx.cluster.served().await.unwrap_or_default() } else { Served::default() };
+        let allowed = self.ctx.outputs.may(&request.identity.namespace);
+        let open = status::outputs_are_open(status, |resource| match resource.state {
+            ResourceState::KindNotServed => served.has(&resource.kind),
+            ResourceState::NamespaceNotAllowed => allowed,
+            _ => false,
+        });
+        if open { Outlook::Open } else { Outlook::Settled }
+    }
+
     /// Writes what a finished sync allows, or repairs what was written before; says nothing if there was nothing to look at.
-    async fn bring_in_line(
-        &self,
-        request: &Arc<Request>,
-        state: &State<Ended, super::worker::Going>,
-    ) -> Option<Applied> {
+    async fn bring_in_line(&self, request: &Arc<Request>, state: &State<Ended, Going>) -> Option<Applied> {
         let ctx = self.ctx;
         if request.suspend {
             return None;
         }
-        let generation = self.seen.generation;
+        let owner = Owner { object: self.object, request };
         let (kept, due) = ctx.known.with(&self.uid, |known| {
             let due = known.again || known.compared.is_none_or(|at| at.elapsed() >= DRIFT_CHECK);
             (known.outputs.clone(), due)
         });
-        let owner = Owner { object: self.object, request };
-        let done = match state {
-            State::Finished { number, outcome: Ended::Done(done), .. } => Some((*number, done)),
-            _ => None,
-        };
-        let result = match done {
-            Some((number, done)) => match &done.result {
-                Deed::Copied(report) => {
-                    if let Some((n, g, applied)) = &kept
-                        && (*n, *g) == (number, generation)
-                        && !due
-                    {
-                        return Some(applied.clone());
-                    }
-                    let verified: BTreeSet<usize> = report
-                        .items
-                        .iter()
-                        .enumerate()
-                        .filter(|(_, item)| item.complete())
-                        .map(|(index, _)| index)
-                        .collect();
-                    let plan = &done.resolved.plan;
-                    let written = ctx.outputs.write(&ctx.cluster, &ctx.events, owner, plan, &verified).await;
-                    let published = ctx.outputs.publish_report(&ctx.cluster, owner, plan, report).await;
-                    written.and_then(|applied| published.map(|()| Some((number, applied))))
-                }
-                Deed::Surveyed(survey) => {
-                    if kept.as_ref().is_some_and(|(n, g, _)| (*n, *g) == (number, generation)) {
-                        return None;
-                    }
-                    let published = ctx.outputs.publish_plan(&ctx.cluster, owner, &done.resolved.plan, survey).await;
-                    published.map(|()| Some((number, Applied::default())))
-                }
-            },
-            None if due && request.mode == Mode::Mirror => {
-                ctx.outputs.repair(&ctx.cluster, &ctx.events, owner).await.map(|()| None)
+        let Some((number, done)) = self.done(state) else {
+            if due && request.mode == Mode::Mirror {
+                let repaired = ctx.outputs.repair(&ctx.cluster, &ctx.events, owner).await;
+                let again = told(request, repaired).is_none();
+                self.compared(again);
             }
-            None => return None,
+            return None;
         };
-        let only_planned = matches!(done, Some((_, done)) if matches!(done.result, Deed::Surveyed(_)));
-        ctx.known.with(&self.uid, |known| {
+        let kept = kept.filter(|(n, g, _)| (*n, *g) == (number, self.seen.generation)).map(|(_, _, applied)| applied);
+        let plan = &done.resolved.plan;
+        match &done.result {
+            Deed::Copied(report) => {
+                if kept.is_some() && !due {
+                    return kept;
+                }
+                let written = self.write_outputs(owner, plan, report, kept).await;
+                let reported = ctx.outputs.publish_report(&ctx.cluster, &ctx.events, owner, plan, report).await;
+                // A report is for people; nothing is wrong with the object without it.
+                let again = told(request, reported).is_none();
+                let trouble = |applied: &Applied| applied.outputs.iter().any(|output| may_change(output.state));
+                self.compared(again || written.as_ref().is_none_or(trouble));
+                self.keep(number, written.as_ref());
+                written
+            }
+            Deed::Surveyed(survey) => {
+                if kept.is_none() {
+                    let published = ctx.outputs.publish_plan(&ctx.cluster, &ctx.events, owner, plan, survey).await;
+                    let published = told(request, published);
+                    self.compared(published.is_none());
+                    self.keep(number, published.map(|()| Applied::default()).as_ref());
+                }
+                None
+            }
+        }
+    }
+
+    /// Writes what the report allows; `kept` is what became of that when it was last done.
+    async fn write_outputs(
+        &self,
+        owner: Owner<'_>,
+        plan: &Plan,
+        report: &Report,
+        kept: Option<Applied>,
+    ) -> Option<Applied> {
+        let ctx = self.ctx;
+        let complete = report.items.iter().enumerate().filter(|(_, item)| item.complete());
+        let verified: BTreeSet<usize> = complete.map(|(index, _)| index).collect();
+        match ctx.outputs.write(&ctx.cluster, &ctx.events, owner, plan, &verified).await {
+            Ok(applied) => Some(applied),
+            Err(error) => {
+                let fenced = matches!(error, apply::Error::Fenced { .. });
+                let message = error.to_string();
+                told::<()>(owner.request, Err(error));
+                let before = self.previous.as_ref().map(|status| status.resources.as_slice()).unwrap_or_default();
+                kept.or_else(|| (!fenced).then(|| Outputs::failed(owner, before, message)))
+            }
+        }
+    }
+
+    /// Notes that the outputs were looked at now; `again` if they are to be looked at soon.
+    fn compared(&self, again: bool) {
+        self.ctx.known.with(&self.uid, |known| {
             known.compared = Some(Instant::now());
-            match result {
-                Ok(Some((number, applied))) => {
-                    known.again = applied.outputs.iter().any(|output| may_change(output.state));
-                    known.outputs = Some((number, generation, applied.clone()));
-                    (!only_planned).then_some(applied)
-                }
-                Ok(None) => {
-                    known.again = false;
-                    None
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        namespace = request.identity.namespace,
-                        name = request.identity.name,
-                        error = &error as &dyn std::error::Error,
-                        "cluster objects could not be looked at"
-                    );
-                    known.again = true;
-                    known.outputs.as_ref().map(|(_, _, applied)| applied.clone())
-                }
-            }
-        })
+            known.again = again;
+        });
+    }
+
+    /// Remembers what became of the outputs of a finished sync.
+    fn keep(&self, number: u64, applied: Option<&Applied>) {
+        let kept = applied.map(|applied| (number, self.seen.generation, applied.clone()));
+        self.ctx.known.with(&self.uid, |known| known.outputs = kept);
     }
 
     /// Writes the status if it changed, and tells of transitions.
@@ -474,7 +558,45 @@ impl Pass<'_> {
     }
 }
 
+/// What came of something about the cluster objects; an error goes to the log.
+fn told<T>(request: &Request, result: Result<T, apply::Error>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::warn!(
+                namespace = request.identity.namespace,
+                name = request.identity.name,
+                error = &error as &dyn std::error::Error,
+                "cluster objects could not be looked at"
+            );
+            None
+        }
+    }
+}
+
 /// True for what is solved outside our object, where nothing tells us: it is looked at again soon.
 fn may_change(state: ResourceState) -> bool {
     matches!(state, ResourceState::Failed | ResourceState::Conflict | ResourceState::MirrorPolicyConflict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_one_reconcile() {
+        assert!(matches!(contained(async { Ok(1) }).await, Ok(1)));
+        let broken = contained(async { if true { panic!("as the test wants it") } else { Ok(1) } }).await;
+        assert!(matches!(broken, Err(apply::Error::Panicked)));
+    }
+
+    #[test]
+    fn syncs_that_end_waiting_are_counted_in_a_row() {
+        let mut known = Known::default();
+        assert_eq!(known.waited("a", 3), 1);
+        assert_eq!(known.waited("a", 3), 1, "the same one shown again");
+        assert_eq!(known.waited("a", 4), 2);
+        assert_eq!(known.waited("a", 6), 1, "one in between did not wait");
+        assert_eq!(known.waited("b", 7), 1);
+    }
 }

@@ -25,8 +25,9 @@ const PERMANENT_BACKOFF: Duration = Duration::from_mins(10);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// Wall-clock times are looked at again at least this often, since timers follow another clock.
 const LONGEST_SLEEP: Duration = Duration::from_mins(5);
-/// When to look again for something missing that nothing announces.
-const WAITING_RECHECK: Duration = Duration::from_secs(10);
+/// When to look again for something missing that nothing announces: first, and at the latest.
+const SHORTEST_RECHECK: Duration = Duration::from_secs(10);
+const LONGEST_RECHECK: Duration = Duration::from_mins(1);
 
 /// The job of an object in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,18 @@ pub enum Job<'a> {
         key: &'a str,
         /// When it ended.
         since: Timestamp,
+        /// How many in a row have ended so, at least one.
+        rounds: u32,
     },
+}
+
+/// Whether anything but a sync can tell what an object's cluster objects should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// They are as they should be, or will be brought in line without a sync.
+    Settled,
+    /// What is known of them is not the last word, and this process has had no sync to compute them from.
+    Open,
 }
 
 /// Why a sync starts.
@@ -60,7 +72,7 @@ pub enum Why {
     Interval,
     /// The last one failed.
     Retry,
-    /// An earlier one did not end, or what was read from the spec changed without a new generation.
+    /// An earlier one did not end or left cluster objects open, or what was read from the spec changed without a new generation.
     Resume,
 }
 
@@ -102,16 +114,29 @@ pub fn effective_token<'a>(status: Option<&'a ImageSetMirrorStatus>, token: Opti
 }
 
 /// Decides. `status` is the one that [`status::next`] made from the last observation.
-pub fn decide(status: Option<&ImageSetMirrorStatus>, seen: &Seen, job: Job<'_>, now: Timestamp) -> Decision {
-    match (decide_at_once(status, seen, job, now), job) {
-        (Decision::Start { why }, Job::Waiting { key, since }) if key == seen.key => {
-            at(sane(add(since, WAITING_RECHECK), Some(WAITING_RECHECK), now), why, now)
+pub fn decide(
+    status: Option<&ImageSetMirrorStatus>,
+    seen: &Seen,
+    job: Job<'_>,
+    outlook: Outlook,
+    now: Timestamp,
+) -> Decision {
+    match (decide_at_once(status, seen, job, outlook, now), job) {
+        (Decision::Start { why }, Job::Waiting { key, since, rounds }) if key == seen.key => {
+            let pause = recheck(rounds, &seen.uid);
+            at(sane(add(since, pause), Some(pause), now), why, now)
         }
         (decision, _) => decision,
     }
 }
 
-fn decide_at_once(status: Option<&ImageSetMirrorStatus>, seen: &Seen, job: Job<'_>, now: Timestamp) -> Decision {
+fn decide_at_once(
+    status: Option<&ImageSetMirrorStatus>,
+    seen: &Seen,
+    job: Job<'_>,
+    outlook: Outlook,
+    now: Timestamp,
+) -> Decision {
     if seen.suspend || seen.key.is_empty() {
         return Decision::Nothing;
     }
@@ -130,6 +155,9 @@ fn decide_at_once(status: Option<&ImageSetMirrorStatus>, seen: &Seen, job: Job<'
     let requested = seen.request_token.is_some() && seen.request_token != status.last_handled_request;
 
     if sync.key.as_deref() == Some(seen.key.as_str()) && status::is_settled(status) && !failing {
+        if outlook == Outlook::Open {
+            return Decision::Start { why: Why::Resume };
+        }
         return match after_success(sync, seen) {
             None => Decision::Nothing,
             Some(due) => at(sane(due, seen.interval, now), Why::Interval, now),
@@ -182,9 +210,18 @@ pub(super) fn after_failure(
 
 /// 5 s, doubled with each failure up to 5 min, less up to a fifth.
 fn backoff(failures: i64, uid: &str) -> Duration {
-    let doublings = u32::try_from(failures.saturating_sub(1).clamp(0, 16)).unwrap_or_default();
-    let full = SHORTEST_BACKOFF.saturating_mul(1 << doublings).min(LONGEST_BACKOFF);
-    full.mul_f64(1.0 - 0.2 * fraction(uid, failures))
+    doubled(SHORTEST_BACKOFF, LONGEST_BACKOFF, failures, uid)
+}
+
+/// 10 s, doubled with each sync that ended waiting up to 1 min, less up to a fifth.
+fn recheck(rounds: u32, uid: &str) -> Duration {
+    doubled(SHORTEST_RECHECK, LONGEST_RECHECK, rounds.into(), uid)
+}
+
+fn doubled(shortest: Duration, longest: Duration, times: i64, uid: &str) -> Duration {
+    let doublings = u32::try_from(times.saturating_sub(1).clamp(0, 16)).unwrap_or_default();
+    let full = shortest.saturating_mul(1 << doublings).min(longest);
+    full.mul_f64(1.0 - 0.2 * fraction(uid, times))
 }
 
 /// The interval, up to 5 % shorter or longer.
@@ -309,7 +346,11 @@ mod tests {
         let changed = || Seen { generation: 2, key: "other".to_owned(), ..seen() };
         let unsettled = || ImageSetMirrorStatus { conditions: vec![], ..synced() };
         let active = Job::Active { key: "key" };
-        let waiting = Job::Waiting { key: "key", since: t(15) };
+        let waiting = Job::Waiting { key: "key", since: t(15), rounds: 1 };
+        let again = Job::Waiting { key: "key", since: t(15), rounds: 9 };
+        let first = add(t(15), recheck(1, "uid")).as_second() - 1_700_000_000;
+        let later = add(t(15), recheck(9, "uid")).as_second() - 1_700_000_000;
+        assert!((23..=25).contains(&first) && (63..=75).contains(&later), "{first} {later}");
         let new = ImageSetMirrorStatus { observed_generation: Some(-1), ..ImageSetMirrorStatus::default() };
         for (name, status, seen, job, now, wanted) in vec![
             ("no status", None, seen(), Job::None, 0, start(Why::New)),
@@ -329,16 +370,32 @@ mod tests {
             ("asked for while failing", Some(failed(3, 99)), requested(), Job::None, 60, start(Why::Requested)),
             ("failed", Some(failed(1, 15)), seen(), Job::None, 14, wait(15)),
             ("failed and due", Some(failed(1, 15)), seen(), Job::None, 15, start(Why::Retry)),
-            ("something is missing", Some(unsettled()), seen(), waiting, 20, wait(25)),
-            ("something may be there", Some(unsettled()), seen(), waiting, 25, start(Why::Resume)),
+            ("something is missing", Some(unsettled()), seen(), waiting, 20, wait(first)),
+            ("something may be there", Some(unsettled()), seen(), waiting, first, start(Why::Resume)),
+            ("missing for long", Some(unsettled()), seen(), again, 20, wait(later)),
             ("missing, and changed", Some(unsettled()), changed(), waiting, 20, start(Why::Changed)),
             ("missing, and due", Some(synced()), seen(), waiting, due, start(Why::Interval)),
             ("ended in the middle", Some(unsettled()), seen(), Job::None, 20, start(Why::Resume)),
             ("clock set back", Some(synced()), seen(), Job::None, -9 * HOUR, wait(-9 * HOUR + HOUR * 110 / 100)),
             ("clock set back, asked for", Some(synced()), requested(), Job::None, -HOUR, start(Why::Requested)),
         ] {
-            assert_eq!(decide(status.as_ref(), &seen, job, t(now)), wanted, "{name}");
+            assert_eq!(decide(status.as_ref(), &seen, job, Outlook::Settled, t(now)), wanted, "{name}");
         }
+    }
+
+    #[test]
+    fn cluster_objects_that_are_open_are_looked_at_by_a_sync() {
+        let decide = |status: &_, seen: &_, job| decide(Some(status), seen, job, Outlook::Open, t(20));
+        assert_eq!(decide(&synced(), &seen(), Job::None), start(Why::Resume));
+        assert_eq!(
+            decide(&failed(1, 30), &seen(), Job::None),
+            wait(30),
+            "a failed sync is tried again in its own time"
+        );
+        assert_eq!(decide(&synced(), &seen(), Job::Active { key: "key" }), Decision::Nothing);
+        assert_eq!(decide(&synced(), &Seen { suspend: true, ..seen() }, Job::None), Decision::Nothing);
+        let waiting = Job::Waiting { key: "key", since: t(19), rounds: 1 };
+        assert!(matches!(decide(&synced(), &seen(), waiting), Decision::Wait { .. }));
     }
 
     #[test]
@@ -349,7 +406,7 @@ mod tests {
         assert_eq!(effective_token(Some(&status), Some("b")), Some("b"));
         assert_eq!(effective_token(None, None), None);
         let seen = Seen { request_token: Some("a".to_owned()), ..seen() };
-        assert!(matches!(decide(Some(&status), &seen, Job::None, t(20)), Decision::Wait { .. }));
+        assert!(matches!(decide(Some(&status), &seen, Job::None, Outlook::Settled, t(20)), Decision::Wait { .. }));
     }
 
     #[test]
@@ -393,7 +450,7 @@ mod tests {
         #[test]
         fn any_time_gets_an_answer(now in -1_000_000i64..1_000_000, failures in 0i64..100, next in -1000i64..1000) {
             let status = failed(failures, next);
-            if let Decision::Wait { until } = decide(Some(&status), &seen(), Job::None, t(now)) {
+            if let Decision::Wait { until } = decide(Some(&status), &seen(), Job::None, Outlook::Settled, t(now)) {
                 prop_assert!(until > t(now));
                 prop_assert!(until <= t(now + HOUR * 120 / 100), "never further away than the interval");
             }

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 
 use super::access::{Access, Problem};
 use super::jobs::Work;
+use super::observe::progress;
 use super::status::{Planned, Progress};
 use crate::api::ImageSetMirror;
 use crate::clock::Clock;
-use crate::copy::{Finding, ItemReport, Observe, Outcome, Report, Stop, Survey};
+use crate::copy::{Finding, ItemReport, Observe, Outcome, Report, Stop, Survey, Trust};
 use crate::failure::Failure;
 use crate::lease::Fence;
 use crate::metrics::{Direction, Drift, ImageOutcome, Metrics, SyncOutcome};
@@ -24,11 +25,12 @@ use crate::request::{Attachments, Mode, Request};
 use crate::state::{Memory, Place, load_plan};
 use crate::sync::{Copy, Resolved, Sides, resolve};
 
-/// One order: a valid spec, and when its object was made, for questions of who came first.
+/// One order: a valid spec, when its object was made, for questions of who came first, and what may be relied on.
 #[derive(Clone)]
 pub(super) struct Order {
     pub(super) request: Arc<Request>,
     pub(super) created: Option<Timestamp>,
+    pub(super) trust: Trust,
 }
 
 /// What was found out before copying.
@@ -38,6 +40,7 @@ pub(super) struct Prepared {
     resolved: Resolved,
     mode: Mode,
     attachments: Attachments,
+    trust: Trust,
 }
 
 /// How a sync ended.
@@ -93,7 +96,8 @@ pub(super) struct Claimed(Mutex<BTreeMap<String, Claims>>);
 struct Claims {
     object: String,
     created: Option<Timestamp>,
-    plan: Arc<Plan>,
+    /// What it wants now, and what it wanted last when all of it was known, if not all is now. None if it never had a plan.
+    plans: Vec<Arc<Plan>>,
 }
 
 impl Claimed {
@@ -110,8 +114,19 @@ impl Claimed {
         self.lock().contains_key(uid)
     }
 
-    fn put(&self, uid: &str, object: String, created: Option<Timestamp>, plan: Arc<Plan>) {
-        self.lock().insert(uid.to_owned(), Claims { object, created, plan });
+    /// Notes what the object wants; a plan with gaps takes nothing from it that it had before.
+    fn put(&self, uid: &str, object: String, created: Option<Timestamp>, plan: Option<Arc<Plan>>) {
+        let mut all = self.lock();
+        let gaps = plan.as_ref().is_none_or(|plan| !plan.failures.is_empty());
+        let before = all.remove(uid).into_iter().flat_map(|claims| claims.plans);
+        let before = before.filter(|plan| gaps && plan.failures.is_empty());
+        let plans = plan.into_iter().chain(before).collect();
+        all.insert(uid.to_owned(), Claims { object, created, plans });
+    }
+
+    /// True if all that the object wants or wanted is known.
+    fn knows_all(&self, uid: &str) -> bool {
+        self.lock().get(uid).is_some_and(|claims| claims.plans.iter().any(|plan| plan.failures.is_empty()))
     }
 
     /// The first place where an older object wants something else.
@@ -124,9 +139,9 @@ impl Claimed {
             .filter(|(other, claims)| other.as_str() != uid && (claims.created, other.as_str()) < (created, uid));
         for (_, claims) in older {
             let clash = claims
-                .plan
-                .items
+                .plans
                 .iter()
+                .flat_map(|plan| &plan.items)
                 .find(|item| own.get(&item.destination).is_some_and(|digest| **digest != item.digest));
             if let Some(item) = clash {
                 return Some(format!(
@@ -198,27 +213,36 @@ impl Worker {
                 }
                 plan => plan?,
             };
-            if let Some(plan) = plan {
-                let name = format!("{}/{}", request.identity.namespace, request.identity.name);
-                self.claimed.put(&uid, name, created(&other), Arc::new(plan));
-            }
+            let name = format!("{}/{}", request.identity.namespace, request.identity.name);
+            // That there is none is remembered too: when it makes one, that happens here.
+            self.claimed.put(&uid, name, created(&other), plan.map(Arc::new));
         }
         Ok(())
     }
 
-    async fn try_prepare(&self, order: &Order) -> Result<Prepared, Ended> {
+    async fn try_prepare(&self, order: &Order, sides: &Sides) -> Result<Prepared, Ended> {
         let request = &order.request;
-        let sides = self.access.sides(request).await.map_err(Ended::Waiting)?;
         let place = self.place(request).map_err(Ended::Target)?;
         let resolved = resolve(request, &sides.source).await.map_err(|error| Ended::Contradiction(Arc::new(error)))?;
-        self.learn_others(order, &sides).await.map_err(Ended::Target)?;
+        self.learn_others(order, sides).await.map_err(Ended::Target)?;
         let uid = &request.identity.uid;
         if let Some(message) = self.claimed.conflict(uid, order.created, &resolved.plan) {
             return Err(Ended::Conflict(message));
         }
         let name = format!("{}/{}", request.identity.namespace, request.identity.name);
-        self.claimed.put(uid, name, order.created, Arc::clone(&resolved.plan));
-        Ok(Prepared { sides, place, resolved, mode: request.mode, attachments: request.copy.attachments })
+        if !resolved.plan.failures.is_empty() && !self.claimed.knows_all(uid) {
+            let (_, last) = self.memory(uid).get(&sides.target, &place).await.map_err(Ended::Target)?;
+            self.claimed.put(uid, name.clone(), order.created, last);
+        }
+        self.claimed.put(uid, name, order.created, Some(Arc::clone(&resolved.plan)));
+        Ok(Prepared {
+            sides: sides.clone(),
+            place,
+            resolved,
+            mode: request.mode,
+            attachments: request.copy.attachments,
+            trust: order.trust,
+        })
     }
 }
 
@@ -234,11 +258,16 @@ impl Work for Worker {
     type Progress = Going;
 
     async fn prepare(&self, order: &Order) -> Result<Prepared, Ended> {
-        self.try_prepare(order).await
+        let sides = self.access.sides(&order.request).await.map_err(Ended::Waiting)?;
+        let prepared = self.try_prepare(order, &sides).await;
+        if prepared.is_err() {
+            self.access.forget(&sides);
+        }
+        prepared
     }
 
     fn same(&self, one: &Prepared, other: &Prepared) -> bool {
-        let deed = |prepared: &Prepared| (prepared.mode, prepared.attachments);
+        let deed = |prepared: &Prepared| (prepared.mode, prepared.attachments, prepared.trust);
         one.resolved.plan.digest() == other.resolved.plan.digest() && deed(one) == deed(other)
     }
 
@@ -259,6 +288,7 @@ impl Work for Worker {
             throttle: self.throttle.clone(),
             place: &prepared.place,
             memory: &memory,
+            trust: prepared.trust,
             now: &now,
         };
         let plan = &prepared.resolved.plan;
@@ -281,6 +311,9 @@ impl Work for Worker {
                 state_failure: None,
             }),
         };
+        if !done.as_ref().is_ok_and(Done::complete) {
+            self.access.forget(&prepared.sides);
+        }
         match done {
             Ok(done) => Ended::Done(Arc::new(done)),
             Err(failure) => Ended::Target(failure),
@@ -291,14 +324,39 @@ impl Work for Worker {
         Ended::Panicked
     }
 
+    fn span(&self, order: &Order) -> tracing::Span {
+        let (identity, generation) = (&order.request.identity, order.request.generation);
+        let (namespace, name, uid) = (&identity.namespace, &identity.name, &identity.uid);
+        let sync_id = format!("{:08x}", fastrand::u32(..));
+        tracing::info_span!("sync", namespace, name, uid, generation, sync_id)
+    }
+
+    fn going_on(&self, going: &Going) {
+        let Progress { total, copied, present, failed, bytes_copied, .. } = going.progress;
+        tracing::info!(total, copied, present, failed, bytes = bytes_copied, "copying");
+    }
+
     fn ended(&self, order: &Order, outcome: Option<&Ended>, took: Duration) {
-        let identity = &order.request.identity;
-        let outcome = match outcome {
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let counted = match outcome {
+            // Nothing was begun, and it is looked at again and again.
+            Some(Ended::Waiting(problem)) => {
+                tracing::debug!(problem = problem.message, duration_ms, "sync waits");
+                return;
+            }
             None => SyncOutcome::Cancelled,
             Some(Ended::Done(done)) if done.complete() => SyncOutcome::Succeeded,
             Some(_) => SyncOutcome::Failed,
         };
-        self.metrics.synced(&identity.namespace, &identity.name, outcome, took);
+        let identity = &order.request.identity;
+        self.metrics.synced(&identity.namespace, &identity.name, counted, took);
+        let progress = match outcome {
+            Some(Ended::Done(done)) => progress(done),
+            _ => Progress::default(),
+        };
+        let Progress { total, copied, present, failed, bytes_copied, .. } = progress;
+        let outcome = counted.as_str();
+        tracing::info!(outcome, total, copied, present, failed, bytes = bytes_copied, duration_ms, "sync ended");
     }
 }
 
@@ -340,8 +398,8 @@ impl Observe for Watch<'_> {
         self.metrics.blob_started();
     }
 
-    fn blob_ended(&self) {
-        self.metrics.blob_ended();
+    fn blob_ended(&self, took: Duration) {
+        self.metrics.blob_ended(took);
     }
 
     fn uploaded(&self, bytes: u64) {
@@ -369,5 +427,59 @@ impl Observe for Watch<'_> {
             counts.bytes_mounted += report.mounted_bytes;
             counts.bytes_present += report.present_bytes;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::failure::Reason;
+    use crate::plan::TargetId;
+    use crate::resolve::{Origin, OriginKind};
+
+    const PLACE: &str = "mirror.test/a:1";
+
+    fn plan(digest: Option<&[u8]>, gaps: bool) -> Arc<Plan> {
+        let item = |content| PlanItem {
+            asked: Vec::new(),
+            digest: Digest::of(content),
+            destination: PLACE.parse().unwrap(),
+            platforms: BTreeSet::new(),
+            after: Vec::new(),
+        };
+        let origin = Origin { kind: OriginKind::Additional, name: "a".to_owned() };
+        let failure = (origin, Failure::transient(Reason::NetworkUnreachable, ""));
+        Arc::new(Plan {
+            version: Plan::VERSION,
+            target: TargetId("default".to_owned()),
+            items: digest.map(item).into_iter().collect(),
+            blocked: Vec::new(),
+            failures: if gaps { vec![failure] } else { Vec::new() },
+        })
+    }
+
+    #[test]
+    fn what_could_not_be_resolved_gives_no_place_away() {
+        let (old, young) = (Some(Timestamp::UNIX_EPOCH), Some(Timestamp::MAX));
+        let claimed = Claimed::default();
+        let wants = plan(Some(b"theirs"), false);
+        claimed.put("1", "ns/old".to_owned(), old, Some(plan(Some(b"ours"), false)));
+        claimed.put("1", "ns/old".to_owned(), old, Some(plan(None, true)));
+        claimed.put("1", "ns/old".to_owned(), old, Some(plan(None, true)));
+        assert!(claimed.conflict("2", young, &wants).is_some());
+        // Left out on purpose.
+        claimed.put("1", "ns/old".to_owned(), old, Some(plan(None, false)));
+        assert_eq!(claimed.conflict("2", young, &wants), None);
+    }
+
+    #[test]
+    fn that_an_object_has_no_plan_is_known_until_it_makes_one() {
+        let claimed = Claimed::default();
+        claimed.put("1", "ns/old".to_owned(), None, None);
+        assert!(claimed.knows("1") && !claimed.knows_all("1"));
+        claimed.put("1", "ns/old".to_owned(), None, Some(plan(Some(b"ours"), false)));
+        assert!(claimed.knows_all("1"));
     }
 }

@@ -54,7 +54,7 @@ async fn alone(repository: &Repository, tag: &Tag) -> Option<tokio::sync::MutexG
 impl Engine {
     /// Copies everything that refers to one of `digests`.
     pub(super) async fn attachments(&self, image: &Image<'_>, digests: &[Digest]) -> Result<(), Failure> {
-        let parts = digests.iter().map(|digest| self.attached(image, digest).boxed()).collect();
+        let parts = digests.iter().map(|digest| self.attached(image, digest).boxed());
         together(LOOKUPS_AT_ONCE, parts).await?;
         Ok(())
     }
@@ -77,11 +77,12 @@ impl Engine {
             return Ok(());
         }
         let Some(signature) = head(&self.source, image.source, &tag).await? else { return Ok(()) };
-        if head(&self.target, image.target, &tag).await?.as_ref() == Some(&signature) {
+        let same = head(&self.target, image.target, &tag).await?.as_ref() == Some(&signature);
+        if self.top(same) == Top::Present {
             return Ok(());
         }
         let tree = self.tree(image, &signature, None, Top::Absent, 0).await?;
-        self.commit(image, By::Tag(&tag), &tree, None, Top::Absent, 0).await
+        self.commit(image, if same { By::Digest(&signature) } else { By::Tag(&tag) }, &tree, None, Top::Absent, 0).await
     }
 
     async fn referrers(&self, image: &Image<'_>, subject: &Digest) -> Result<(), Failure> {
@@ -129,8 +130,8 @@ impl Engine {
             Err(error @ ManifestError::TooManyEntries { .. }) => Err(invalid(image.source, subject, &error)),
             Ok(Manifest::Image { .. }) | Err(_) => Ok(Vec::new()),
         };
-        if let Some(list) = self.source.referrers(image.source, subject).await.map_err(|error| error.failure())? {
-            return listed(&list);
+        if let Some(listed) = self.source.referrers(image.source, subject).await.map_err(|error| error.failure())? {
+            return Ok(listed);
         }
         let tag = Tag::of_digest(subject);
         let list = self.source.manifest(image.source, By::Tag(&tag)).await.map_err(|error| error.failure())?;

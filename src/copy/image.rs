@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::claims::Turn;
-use super::{Attachments, Engine, Observe, Run, Tally};
+use super::{Attachments, Engine, Observe, Run, Tally, Trust};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
 use crate::plan::PlanItem;
@@ -85,8 +87,11 @@ impl Engine {
             None => By::Digest(&item.digest),
         };
         let there = self.target.head_manifest(image.target, at).await.map_err(|error| error.failure())?;
-        let top = if there.as_ref() == Some(&item.digest) { Top::Present } else { Top::Absent };
-        if run.known.completed(item, self.settings.attachments) {
+        let same = there.as_ref() == Some(&item.digest);
+        let top = self.top(same);
+        // A tag that is right already need not move, and some registries would not let it.
+        let at = if same { By::Digest(&item.digest) } else { at };
+        if self.settings.trust == Trust::Remembered && run.known.completed(item, self.settings.attachments) {
             match top {
                 Top::Present => return Ok(()),
                 Top::Absent if run.known.left_there(item) => {
@@ -136,6 +141,11 @@ impl Engine {
         Box::pin(async move {
             let parsed = manifest.parse().map_err(|error| invalid(image.source, digest, &error))?;
             let mut digests = vec![digest.clone()];
+            if let Manifest::Image { blobs, .. } = &parsed
+                && blobs.iter().any(is_foreign)
+            {
+                warn_of_foreign_layers(image, digest);
+            }
             match parsed {
                 Manifest::Image { blobs, .. } if top == Top::Present => {
                     // The registry checked that they were there when it took the manifest.
@@ -148,7 +158,7 @@ impl Engine {
                     let children = select(image.source, digest, children, platforms)?;
                     // Indexes within indexes are rare, and each level multiplies the manifests in memory.
                     let width = if depth == 0 { PARTS_AT_ONCE } else { 1 };
-                    let parts = children.iter().map(|child| self.child(image, child, depth + 1).boxed()).collect();
+                    let parts = children.iter().map(|child| self.child(image, child, depth + 1).boxed());
                     digests.extend(together(width, parts).await?.into_iter().flatten());
                 }
             }
@@ -171,12 +181,20 @@ impl Engine {
         };
         let at = By::Digest(digest);
         let there = self.target.head_manifest(image.target, at).await.map_err(|error| error.failure())?;
-        let top = if there.is_some() { Top::Present } else { Top::Absent };
+        let top = self.top(there.is_some());
         let tree = self.tree(image, digest, None, top, depth).await?;
         self.commit(image, at, &tree, None, top, depth).await?;
         self.trees.set(image.target, digest, &tree.digests);
         claim.done();
         Ok(tree.digests)
+    }
+
+    /// What is believed of a manifest that the target says it has.
+    pub(super) fn top(&self, there: bool) -> Top {
+        match self.settings.trust {
+            Trust::Remembered if there => Top::Present,
+            Trust::Remembered | Trust::Nothing => Top::Absent,
+        }
     }
 
     async fn read(&self, client: &Client, repository: &Repository, digest: &Digest) -> Result<RawManifest, Failure> {
@@ -188,7 +206,7 @@ impl Engine {
     }
 
     async fn blobs(&self, image: &Image<'_>, blobs: &[Descriptor]) -> Result<(), Failure> {
-        let parts = blobs.iter().filter(|blob| !is_foreign(blob)).map(|blob| self.blob(image, blob).boxed()).collect();
+        let parts = blobs.iter().filter(|blob| !is_foreign(blob)).map(|blob| self.blob(image, blob).boxed());
         together(PARTS_AT_ONCE, parts).await?;
         Ok(())
     }
@@ -216,13 +234,13 @@ impl Engine {
         let progress = Progress { on_bytes: &count, throttles: &self.throttles };
         let moved = transfer(&self.source, image.source, &self.target, image.target, blob, Some(from), progress).await;
         let wrote = match moved.map_err(|error| error.failure())? {
-            Transferred::Mounted if home.is_none() => {
-                add(&image.tally.present, blob.size);
-                false
-            }
-            Transferred::Mounted => {
+            Transferred::Mounted if home.is_some() => {
                 add(&image.tally.mounted, blob.size);
                 true
+            }
+            Transferred::Mounted | Transferred::Present => {
+                add(&image.tally.present, blob.size);
+                false
             }
             Transferred::Uploaded { .. } => true,
         };
@@ -285,18 +303,21 @@ impl Engine {
 }
 
 /// A blob that is being moved, until dropped: transfers end early in more than one way.
-struct Moving<'a>(&'a dyn Observe);
+struct Moving<'a> {
+    observe: &'a dyn Observe,
+    since: Instant,
+}
 
 impl<'a> Moving<'a> {
     fn new(observe: &'a dyn Observe) -> Self {
         observe.blob_started();
-        Self(observe)
+        Self { observe, since: Instant::now() }
     }
 }
 
 impl Drop for Moving<'_> {
     fn drop(&mut self) {
-        self.0.blob_ended();
+        self.observe.blob_ended(self.since.elapsed());
     }
 }
 
@@ -329,12 +350,27 @@ pub(super) struct Tree {
     pub(super) digests: Vec<Digest>,
 }
 
-/// Runs the parts of one image, a few at a time, until all are done or one has failed.
-pub(super) async fn together<T>(
-    width: usize,
-    parts: Vec<BoxFuture<'_, Result<T, Failure>>>,
-) -> Result<Vec<T>, Failure> {
-    futures::stream::iter(parts).buffer_unordered(width).try_collect().await
+/// Runs the parts of one image, a few at a time; each is made only when its turn comes.
+///
+/// After a failure nothing more is begun, but what is under way ends: bytes that were moved are not thrown away.
+pub(super) async fn together<T, F>(width: usize, parts: impl Iterator<Item = F>) -> Result<Vec<T>, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let mut parts = parts.fuse();
+    let mut running = FuturesUnordered::new();
+    let (mut done, mut failed) = (Vec::new(), None);
+    loop {
+        while failed.is_none() && running.len() < width {
+            let Some(part) = parts.next() else { break };
+            running.push(part);
+        }
+        match running.next().await {
+            None => return failed.map_or(Ok(done), Err),
+            Some(Ok(value)) => done.push(value),
+            Some(Err(failure)) => drop(failed.get_or_insert(failure)),
+        }
+    }
 }
 
 /// Waits for everything the item has to follow.
@@ -364,7 +400,7 @@ pub(super) fn select(
     platforms: Option<&BTreeSet<String>>,
 ) -> Result<Vec<Descriptor>, Failure> {
     let Some(platforms) = platforms.filter(|platforms| !platforms.is_empty()) else {
-        return Ok(children);
+        return Ok(once_each(children.into_iter()));
     };
     let name = |child: &Descriptor| {
         child.platform.as_ref().map(|platform| format!("{}/{}", platform.os, platform.architecture)).unwrap_or_default()
@@ -375,7 +411,13 @@ pub(super) fn select(
         let message = format!("`{source}@{digest}` has no `{missing}`; it has {}", have.join(", "));
         return Err(Failure::permanent(Reason::PlatformMissing, message));
     }
-    Ok(children.into_iter().filter(|child| platforms.contains(&name(child))).collect())
+    Ok(once_each(children.into_iter().filter(|child| platforms.contains(&name(child)))))
+}
+
+/// One manifest may be listed for several platforms.
+fn once_each(children: impl Iterator<Item = Descriptor>) -> Vec<Descriptor> {
+    let mut seen = BTreeSet::new();
+    children.filter(|child| seen.insert(child.digest.clone())).collect()
 }
 
 pub(super) fn check_depth(source: &Repository, digest: &Digest, depth: usize) -> Result<(), Failure> {
@@ -389,6 +431,20 @@ pub(super) fn check_depth(source: &Repository, digest: &Digest, depth: usize) ->
 /// Layers that registries may leave out: their content is only to be had at the URLs they name.
 pub(super) fn is_foreign(blob: &Descriptor) -> bool {
     !blob.urls.is_empty() && (blob.media_type.contains("foreign") || blob.media_type.contains("nondistributable"))
+}
+
+/// Says, once for each item, that content is left where it is.
+fn warn_of_foreign_layers(image: &Image<'_>, digest: &Digest) {
+    let mut warnings = image.tally.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+    if warnings.iter().any(|warning| warning.reason == Reason::ForeignLayer) {
+        return;
+    }
+    let message = format!(
+        "`{}@{digest}` has layers that may not be distributed, so they are not copied: nodes that run it fetch them from the \
+         URLs that the manifest names and must be able to reach these",
+        image.source
+    );
+    warnings.push(Failure::permanent(Reason::ForeignLayer, message));
 }
 
 /// What the source does not have.
@@ -420,4 +476,39 @@ pub(super) fn invalid(source: &Repository, digest: &Digest, error: &crate::oci::
     };
     let message = format!("`{source}@{digest}`: {}", crate::failure::chain(error));
     Failure::permanent(reason, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_failure_what_is_under_way_ends_and_nothing_more_is_made() {
+        let (made, ended) = (Cell::new(0), Cell::new(false));
+        let (release, held) = tokio::sync::oneshot::channel::<()>();
+        let mut held = Some(held);
+        let parts = (0..100).map(|number| {
+            made.set(made.get() + 1);
+            let (held, ended) = (held.take(), &ended);
+            async move {
+                match held {
+                    Some(held) => {
+                        held.await.ok();
+                        ended.set(true);
+                        Ok(number)
+                    }
+                    None => Err(cancelled()),
+                }
+            }
+        });
+        let mut all = Box::pin(together(2, parts));
+        assert!(futures::poll!(all.as_mut()).is_pending());
+        assert_eq!(made.get(), 2);
+        release.send(()).unwrap();
+        assert_eq!(all.await, Err(cancelled()));
+        assert!(ended.get());
+        assert_eq!(made.get(), 2);
+    }
 }

@@ -3,7 +3,9 @@
 //! Guarantees: a tag appears only when everything it names is in the target and every item it has to follow is complete;
 //! content is verified by digest before its last byte is released; one bad image never stops the others; a run may be
 //! dropped or killed at any point and leaves unreferenced content at worst. Memory is bounded by the number of transfers
-//! under way times one read buffer, plus manifests of at most 4 MiB: one for each image under way and up to eight of its children.
+//! under way times one read buffer, plus manifests of at most 4 MiB each with the entries read from them: one for each of
+//! the sixteen images under way, and for each of eight of its children or attachments one per level of nesting (almost
+//! always one, never more than four).
 
 mod attachments;
 mod claims;
@@ -14,6 +16,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -82,6 +85,11 @@ impl ItemReport {
     pub fn complete(&self) -> bool {
         matches!(self.outcome, Outcome::Copied | Outcome::Present)
     }
+
+    /// True if something that refers to the image is in the target and could not be listed there.
+    pub fn has_unlisted(&self) -> bool {
+        self.warnings.iter().any(|warning| warning.reason == Reason::ReferrersUnsupported)
+    }
 }
 
 impl Report {
@@ -104,6 +112,16 @@ pub enum Attachments {
     Skip,
 }
 
+/// Whether a run relies on what it or an earlier one was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// What was completed takes one look at its tag, and what a manifest in the target names is there.
+    #[default]
+    Remembered,
+    /// Nothing is believed: manifests are read from the source and put again, and every blob and attachment is looked for.
+    Nothing,
+}
+
 /// How one object wants its plan copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -111,12 +129,18 @@ pub struct Settings {
     pub concurrency: NonZeroUsize,
     /// Whether attachments travel along.
     pub attachments: Attachments,
+    /// Whether what is known of the target is believed.
+    pub trust: Trust,
 }
 
 impl Default for Settings {
     /// 8 transfers: on loopback more was no faster, and at 20 ms of distance little.
     fn default() -> Self {
-        Self { concurrency: NonZeroUsize::MIN.saturating_add(7), attachments: Attachments::Copy }
+        Self {
+            concurrency: NonZeroUsize::MIN.saturating_add(7),
+            attachments: Attachments::Copy,
+            trust: Trust::Remembered,
+        }
     }
 }
 
@@ -148,8 +172,8 @@ pub trait Observe: Send + Sync {
     fn missing(&self, _item: &PlanItem) {}
     /// A blob begins to be moved.
     fn blob_started(&self) {}
-    /// A blob that was begun is moved, or given up.
-    fn blob_ended(&self) {}
+    /// A blob that was begun is moved, or given up, after this time.
+    fn blob_ended(&self, _took: Duration) {}
     /// Bytes went to the target.
     fn uploaded(&self, _bytes: u64) {}
     /// An item ended.

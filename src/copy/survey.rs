@@ -118,7 +118,7 @@ impl Engine {
             let parsed = manifest.parse().map_err(|error| super::image::invalid(repository, digest, &error))?;
             match parsed {
                 Manifest::Image { blobs, .. } => {
-                    let parts = blobs.iter().map(|blob| self.weigh_blob(look, blob, present).boxed()).collect();
+                    let parts = blobs.iter().map(|blob| self.weigh_blob(look, blob, present).boxed());
                     together(ITEMS_AT_ONCE, parts).await?;
                     Ok(())
                 }

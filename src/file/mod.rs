@@ -12,13 +12,16 @@ use serde_json::{Map, Value, json};
 
 use crate::api::{self, ImageSetMirror};
 use crate::oci::{NameError, Registry, RepositoryPath};
-use crate::request::Invalid;
+use crate::request::Fault;
 
 mod node;
 mod shape;
 
 use node::{Node, Step};
 use shape::Reader;
+
+/// The field of an object that holds what an `ImageSetConfiguration` holds.
+const CONTENT: &str = "spec.mirror";
 
 /// Something about one place of a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,18 +84,49 @@ pub struct Destination {
     pub prefix: Option<RepositoryPath>,
 }
 
-impl FromStr for Destination {
-    type Err = NameError;
+/// Why a text is no target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DestinationError {
+    /// It starts with a scheme.
+    #[error("`{text}` has a scheme: write HOST[:PORT][/PATH], without a scheme")]
+    Scheme {
+        /// The input.
+        text: String,
+    },
+    /// Its host is none.
+    #[error("`{host}` is not the host of a registry: write HOST[:PORT][/PATH], in lower case")]
+    Host {
+        /// What stands before the path.
+        host: String,
+    },
+    /// Its path is none.
+    #[error(transparent)]
+    Path(NameError),
+}
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if let Some((scheme, _)) = text.split_once("://") {
-            return Err(NameError::Scheme { text: text.to_owned(), scheme: scheme.to_owned() });
+impl FromStr for Destination {
+    type Err = DestinationError;
+
+    fn from_str(text: &str) -> Result<Self, DestinationError> {
+        if text.contains("://") {
+            return Err(DestinationError::Scheme { text: text.to_owned() });
         }
-        match text.split_once('/') {
-            Some((host, path)) => Ok(Self { registry: host.parse()?, prefix: Some(path.parse()?) }),
-            None => Ok(Self { registry: text.parse()?, prefix: None }),
-        }
+        let (host, path) = text.split_once('/').map_or((text, None), |(host, path)| (host, Some(path)));
+        let registry: Option<Registry> = host.parse().ok();
+        let registry = registry.ok_or_else(|| DestinationError::Host { host: host.to_owned() })?;
+        Ok(Self { registry, prefix: path.map(str::parse).transpose().map_err(DestinationError::Path)? })
     }
+}
+
+/// What is known of the target beside the file.
+#[derive(Clone, Copy, Debug)]
+pub enum To<'a> {
+    /// Nothing: `--to` was not given.
+    Absent,
+    /// It was given, and what is wrong with it has been said.
+    Wrong,
+    /// This, in place of what the file says.
+    Given(&'a Destination),
 }
 
 /// What a file is.
@@ -104,37 +138,61 @@ pub enum FileKind {
     ImageSetConfiguration,
 }
 
+impl FileKind {
+    /// A field of the file as it is called in the object.
+    fn object_field(self, field: &str) -> String {
+        match self {
+            Self::ImageSetConfiguration if field.starts_with("mirror") => format!("spec.{field}"),
+            _ => field.to_owned(),
+        }
+    }
+}
+
 /// A file that was read.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What it says, as an object; not yet validated.
+    /// What it says, as an object; not yet validated. Where something could not be read it has a default.
     pub object: ImageSetMirror,
+    /// What could not be read. The object may be checked all the same, and used only if there is nothing here.
+    pub errors: Vec<Problem>,
     /// What it was.
     pub kind: FileKind,
     /// What is not an error, but worth saying.
     pub warnings: Vec<Problem>,
     text: String,
     root: Node,
+    /// Fields of the object that have their default because of an error.
+    said: Vec<String>,
 }
 
 impl Loaded {
-    /// The faults of the object, with their places in the file.
-    pub fn problems(&self, invalid: &Invalid) -> Vec<Problem> {
-        invalid
-            .faults
-            .iter()
-            .map(|fault| {
-                let field = self.field(&fault.field);
-                let place = node::locate(&self.text, &self.root.steps(field));
-                problem(place, field, fault.message.clone())
-            })
-            .collect()
+    /// Everything that is wrong with the file, in its order: what could not be read, and the faults of the object, but for
+    /// those that only follow from that.
+    pub fn problems(&self, faults: &[Fault]) -> Vec<Problem> {
+        let faults = faults.iter().filter(|fault| !self.follows(&fault.field)).map(|fault| {
+            let field = self.field(&fault.field);
+            let place = node::locate(&self.text, &self.root.steps(field));
+            problem(place, field, fault.message.clone())
+        });
+        let mut problems: Vec<_> = self.errors.iter().cloned().chain(faults).collect();
+        problems.sort();
+        problems
+    }
+
+    /// True for a field that is as it is because something could not be read.
+    fn follows(&self, field: &str) -> bool {
+        self.said.iter().any(|said| {
+            let below =
+                field.strip_prefix(said.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+            // What is missing there may be what was written in a way that could not be read.
+            below || field == CONTENT && said.starts_with(CONTENT)
+        })
     }
 
     /// A field of the object as it is called in the file.
     fn field<'a>(&self, field: &'a str) -> &'a str {
         match self.kind {
-            FileKind::ImageSetConfiguration if field.starts_with("spec.mirror") => {
+            FileKind::ImageSetConfiguration if field.starts_with(CONTENT) => {
                 field.strip_prefix("spec.").unwrap_or(field)
             }
             _ => field,
@@ -148,14 +206,20 @@ fn problem(place: Option<(usize, usize)>, field: &str, message: String) -> Probl
 }
 
 /// Reads a file. `to` is the target: needed for an `ImageSetConfiguration`, and in place of its own for an `ImageSetMirror`.
-pub fn read(path: &Path, to: Option<&Destination>) -> Result<Loaded, Error> {
+///
+/// # Errors
+/// The file is not there, or is so far from what is read here that nothing more can be said about it.
+pub fn read(path: &Path, to: To<'_>) -> Result<Loaded, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     parse(&text, &stem, to).map_err(|problems| Error::Invalid { path: path.to_owned(), problems })
 }
 
 /// Reads the text of a file; `stem` becomes the name of an object that has none.
-pub fn parse(text: &str, stem: &str, to: Option<&Destination>) -> Result<Loaded, Vec<Problem>> {
+///
+/// # Errors
+/// As those of [`read`].
+pub fn parse(text: &str, stem: &str, to: To<'_>) -> Result<Loaded, Vec<Problem>> {
     let root = node::parse(text)?;
     let Node::Map(entries) = &root else {
         let message = "the file is not a map of keys: it has to begin with `apiVersion:` and `kind:`".to_owned();
@@ -192,23 +256,26 @@ pub fn parse(text: &str, stem: &str, to: Option<&Destination>) -> Result<Loaded,
         problems.sort();
         problems
     };
+    let mut said: Vec<_> = reader.errors.iter().map(|error| kind.object_field(&error.field)).collect();
+    if kind == FileKind::ImageSetConfiguration && matches!(to, To::Absent) || matches!(to, To::Wrong) {
+        said.push("spec.target".to_owned());
+    }
+    said.retain(|field| !field.is_empty());
     let mut errors = placed(reader.errors);
     let warnings = placed(reader.warnings);
-    if errors.is_empty() {
-        match serde_path_to_error::deserialize::<_, ImageSetMirror>(object) {
-            Ok(object) => return Ok(Loaded { object, kind, warnings, text: text.to_owned(), root }),
-            Err(error) => {
-                let field = error.path().to_string();
-                errors.push(problem(node::locate(text, &root.steps(&field)), &field, error.into_inner().to_string()));
-            }
+    match serde_path_to_error::deserialize::<_, ImageSetMirror>(object) {
+        Ok(object) => Ok(Loaded { object, errors, kind, warnings, text: text.to_owned(), root, said }),
+        Err(error) => {
+            let field = error.path().to_string();
+            errors.push(problem(node::locate(text, &root.steps(&field)), &field, error.into_inner().to_string()));
+            Err(errors)
         }
     }
-    Err(errors)
 }
 
 /// An `ImageSetMirror`.
-fn own(entries: &[(String, Node)], to: Option<&Destination>, reader: &mut Reader) -> Value {
-    let mut object = reader.object(entries, &shape::root(), &[], "");
+fn own(entries: &[(String, Node)], to: To<'_>, reader: &mut Reader) -> Value {
+    let mut object = reader.object(entries, &shape::root(matches!(to, To::Absent)), &[], "");
     match object.get("apiVersion").and_then(Value::as_str) {
         Some(api::API_VERSION) => {}
         Some(other) => {
@@ -217,9 +284,10 @@ fn own(entries: &[(String, Node)], to: Option<&Destination>, reader: &mut Reader
         }
         None => reader.error(entries, "apiVersion", format!("is missing: write `apiVersion: {}`", api::API_VERSION)),
     }
+    object.insert("apiVersion".to_owned(), json!(api::API_VERSION));
     object.remove("status");
     object.entry("metadata").or_insert_with(|| json!({}));
-    if let (Some(to), Some(spec)) = (to, object.get_mut("spec").and_then(Value::as_object_mut)) {
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         let target = spec.entry("target").or_insert_with(|| json!({}));
         if let Some(target) = target.as_object_mut() {
             aim(target, to);
@@ -228,7 +296,11 @@ fn own(entries: &[(String, Node)], to: Option<&Destination>, reader: &mut Reader
     Value::Object(object)
 }
 
-fn aim(target: &mut Map<String, Value>, to: &Destination) {
+fn aim(target: &mut Map<String, Value>, to: To<'_>) {
+    let To::Given(to) = to else {
+        target.entry("registry").or_insert_with(|| json!(""));
+        return;
+    };
     target.insert("registry".to_owned(), json!(to.registry));
     match &to.prefix {
         Some(prefix) => target.insert("pathPrefix".to_owned(), json!(prefix)),
@@ -237,22 +309,28 @@ fn aim(target: &mut Map<String, Value>, to: &Destination) {
 }
 
 /// An `ImageSetConfiguration`.
-fn foreign(entries: &[(String, Node)], stem: &str, to: Option<&Destination>, reader: &mut Reader) -> Value {
+fn foreign(entries: &[(String, Node)], stem: &str, to: To<'_>, reader: &mut Reader) -> Value {
     let mut mirror = None;
     let mut version = None;
     let mut seen = Vec::new();
     for (index, (key, node)) in entries.iter().enumerate() {
         let name = [Step::Name(index)];
-        if seen.contains(&key) {
-            reader.fail(&name, key, "is there twice: keep one of them".to_owned());
+        // oc-mirror looks for `kind` and `mirror` itself, and in that case only.
+        let other_case = ["apiVersion", "archiveSize"].into_iter().find(|known| known.eq_ignore_ascii_case(key));
+        let canonical = other_case.unwrap_or(key);
+        if seen.contains(&canonical) {
+            reader.fail(&name, canonical, "is there twice: keep one of them".to_owned());
             continue;
         }
-        seen.push(key);
-        match key.as_str() {
+        seen.push(canonical);
+        if canonical != key {
+            reader.other_case(&name, canonical, key, canonical);
+        }
+        match canonical {
             "kind" => {}
             "apiVersion" => version = Some(node),
             "mirror" => mirror = Some((index, node)),
-            "archiveSize" => reader.warn(&name, key, "has no effect: no archive is written".to_owned()),
+            "archiveSize" => reader.warn(&name, canonical, "has no effect: no archive is written".to_owned()),
             "storageConfig" => reader.fail(
                 &name,
                 key,
@@ -269,20 +347,23 @@ fn foreign(entries: &[(String, Node)], stem: &str, to: Option<&Destination>, rea
         Some(_) => reader.error(entries, "apiVersion", "is not read: write `mirror.openshift.io/v2alpha1`".to_owned()),
         None => reader.warn(&[], "apiVersion", "is missing and taken for `mirror.openshift.io/v2alpha1`".to_owned()),
     }
-    let content = if let Some((index, node)) = mirror {
-        reader.value(node, &shape::mirror(), &[Step::Value(index)], "mirror")
+    let mut content = if let Some((index, node)) = mirror {
+        reader.value(node, &shape::mirror(), &[Step::Value(index)], "mirror").unwrap_or_else(|| json!({}))
     } else {
         reader.fail(&[], "mirror", "is missing: it says what to mirror".to_owned());
-        Value::Null
+        json!({})
     };
+    // A path in such a file, and the name of a `ConfigMap` in an object.
+    for operator in content.get_mut("operators").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(operator) = operator.as_object_mut() {
+            operator.remove("targetCatalogSourceTemplate");
+        }
+    }
     let mut target = Map::new();
-    match to {
-        Some(to) => aim(&mut target, to),
-        None => reader.fail(
-            &[],
-            "",
-            "an ImageSetConfiguration does not say where to mirror to: give `--to HOST[/PATH]`".to_owned(),
-        ),
+    aim(&mut target, to);
+    if matches!(to, To::Absent) {
+        let message = "an ImageSetConfiguration does not say where to mirror to: give `--to HOST[/PATH]`";
+        reader.fail(&[], "", message.to_owned());
     }
     json!({
         "apiVersion": api::API_VERSION,

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{Problem, problem};
 
@@ -68,7 +68,17 @@ impl Node {
             Self::Number(value) => Value::Number(value.clone()),
             Self::Text(value) => Value::String(value.clone()),
             Self::List(entries) => entries.iter().map(Self::json).collect(),
-            Self::Map(entries) => entries.iter().map(|(key, node)| (key.clone(), node.json())).collect(),
+            Self::Map(map) => {
+                let mut read = Map::new();
+                for entry in entries(map) {
+                    if entry.merged {
+                        read.entry(entry.key).or_insert_with(|| entry.node.json());
+                    } else {
+                        read.insert(entry.key.to_owned(), entry.node.json());
+                    }
+                }
+                Value::Object(read)
+            }
         }
     }
 
@@ -100,19 +110,57 @@ impl Node {
     }
 }
 
+/// An entry of a map.
+pub(super) struct Entry<'a> {
+    pub(super) key: &'a str,
+    pub(super) node: &'a Node,
+    /// The way from the map to the value.
+    pub(super) steps: Vec<Step>,
+    /// It comes from a merge key (`<<`), and what the map itself says counts instead.
+    pub(super) merged: bool,
+}
+
+/// The entries of a map, and after them what its merge keys bring in; of those the first with a key counts.
+pub(super) fn entries(map: &[(String, Node)]) -> impl Iterator<Item = Entry<'_>> {
+    let mut own = Vec::new();
+    let mut merged = Vec::new();
+    for (index, (key, node)) in map.iter().enumerate() {
+        let at = Step::Value(index);
+        match node {
+            Node::Map(inner) if key == "<<" => merged.extend(brought(inner, &[at])),
+            Node::List(maps) if key == "<<" && maps.iter().all(|map| matches!(map, Node::Map(_))) => {
+                for (index, inner) in maps.iter().enumerate() {
+                    if let Node::Map(inner) = inner {
+                        merged.extend(brought(inner, &[at, Step::Index(index)]));
+                    }
+                }
+            }
+            _ => own.push(Entry { key, node, steps: vec![at], merged: false }),
+        }
+    }
+    own.into_iter().chain(merged)
+}
+
+fn brought<'a>(map: &'a [(String, Node)], way: &[Step]) -> Vec<Entry<'a>> {
+    let entries: Box<dyn Iterator<Item = Entry<'a>> + 'a> = Box::new(entries(map));
+    entries.map(|entry| Entry { steps: [way, entry.steps.as_slice()].concat(), merged: true, ..entry }).collect()
+}
+
 /// Reads the only document of a file.
 pub(super) fn parse(text: &str) -> Result<Node, Vec<Problem>> {
     let mut root = None;
-    for document in serde_yaml::Deserializer::from_str(text) {
+    for (number, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
         match Node::deserialize(document) {
             Ok(Node::Null) => {}
             Ok(_) if root.is_some() => {
                 let message = "the file has more than one document: put each into a file of its own".to_owned();
-                return Err(vec![problem(None, "", message)]);
+                let again = serde_yaml::Deserializer::from_str(text).nth(number);
+                let place = again.and_then(|document| Seek(&[]).deserialize(document).err()).as_ref().and_then(place);
+                return Err(vec![problem(place, "", message)]);
             }
             Ok(node) => root = Some(node),
             Err(error) => {
-                let place = error.location().map(|location| (location.line(), location.column()));
+                let place = place(&error);
                 let message = error.to_string();
                 let message = message.split(" at line ").next().unwrap_or_default();
                 return Err(vec![problem(place, "", format!("not YAML that can be read: {message}"))]);
@@ -189,11 +237,15 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 }
 
+fn place(error: &serde_yaml::Error) -> Option<(usize, usize)> {
+    error.location().map(|location| (location.line(), location.column()))
+}
+
 /// Line and column of a part of the text, both from 1.
 pub(super) fn locate(text: &str, steps: &[Step]) -> Option<(usize, usize)> {
     for document in serde_yaml::Deserializer::from_str(text) {
         if let Err(error) = Seek(steps).deserialize(document) {
-            return error.location().map(|location| (location.line(), location.column()));
+            return place(&error);
         }
     }
     None

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::node::{Node, Step};
+use super::node::{self, Node, Step};
 use crate::api::schema::SCHEMA;
 
 /// Something found, and where.
@@ -20,9 +20,18 @@ pub(super) struct Reader {
     any_case: bool,
 }
 
-/// The schema of the whole object.
-pub(super) fn root() -> Value {
+/// The schema of the whole object; `aimed` if it has to say where to mirror to.
+pub(super) fn root(aimed: bool) -> Value {
     let mut root = SCHEMA.clone();
+    if !aimed {
+        for (part, name) in [("/properties/spec", "target"), ("/properties/spec/properties/target", "registry")] {
+            let required =
+                root.pointer_mut(part).and_then(|part| part.get_mut("required")).and_then(Value::as_array_mut);
+            if let Some(required) = required {
+                required.retain(|known| known != name);
+            }
+        }
+    }
     // Both are not ours to judge: one is Kubernetes' own, the other is what the operator wrote.
     for (part, required) in [("metadata", "spec"), ("status", "spec")] {
         if let Some(properties) = root.get_mut("properties").and_then(Value::as_object_mut) {
@@ -79,6 +88,11 @@ impl Reader {
         self.fail(&steps, key, message);
     }
 
+    /// Notes a key that is read although its case is another one.
+    pub(super) fn other_case(&mut self, steps: &[Step], field: &str, key: &str, canonical: &str) {
+        self.warn(steps, field, format!("`{key}` is read as `{canonical}`: write it that way"));
+    }
+
     /// Notes a key that does not exist.
     pub(super) fn unknown(&mut self, steps: &[Step], key: &str, field: &str, known: &[&str]) {
         let path = join(field, key);
@@ -86,7 +100,7 @@ impl Reader {
             return self.fail(steps, &path, advice.to_owned());
         }
         if key == "<<" {
-            return self.fail(steps, &path, "merge keys are not read: write the keys out".to_owned());
+            return self.fail(steps, &path, "can bring in a map or a list of maps only, and not here".to_owned());
         }
         let nearest = known
             .iter()
@@ -100,44 +114,41 @@ impl Reader {
         self.fail(steps, &path, message);
     }
 
-    /// Reads a value.
-    pub(super) fn value(&mut self, node: &Node, schema: &Value, steps: &[Step], field: &str) -> Value {
+    /// Reads a value; none if it does not fit.
+    pub(super) fn value(&mut self, node: &Node, schema: &Value, steps: &[Step], field: &str) -> Option<Value> {
         let kind = schema.get("type").and_then(Value::as_str);
         let either = schema.get("x-kubernetes-int-or-string").is_some();
         match (node, kind) {
             (Node::Map(entries), Some("object")) => {
                 if schema.get("x-kubernetes-preserve-unknown-fields").is_some() {
                     self.duplicates(node, steps, field);
-                    return node.json();
+                    return Some(node.json());
                 }
-                Value::Object(self.object(entries, schema, steps, field))
+                Some(Value::Object(self.object(entries, schema, steps, field)))
             }
             (Node::List(entries), Some("array")) => {
                 let items = schema.get("items").cloned().unwrap_or_default();
                 let read = |(index, entry): (usize, &Node)| {
                     self.value(entry, &items, &then(steps, Step::Index(index)), &format!("{field}[{index}]"))
+                        .unwrap_or_else(|| default(&items))
                 };
-                entries.iter().enumerate().map(read).collect()
+                Some(entries.iter().enumerate().map(read).collect())
             }
             (Node::Text(text), Some("string")) => {
-                let allowed: Vec<&str> = schema
-                    .get("enum")
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten()
-                    .filter_map(Value::as_str)
-                    .collect();
+                let allowed: Vec<&str> = allowed(schema).collect();
                 if !allowed.is_empty() && !allowed.contains(&text.as_str()) {
                     let near = allowed.iter().find(|name| name.eq_ignore_ascii_case(text));
                     let advice = near.map_or_else(|| allowed.join(", "), |name| format!("`{name}`"));
                     self.fail(steps, field, format!("`{text}` is not possible here: write {advice}"));
+                    return None;
                 }
-                node.json()
+                Some(node.json())
             }
-            (Node::Bool(_), Some("boolean")) => node.json(),
-            (Node::Number(number), Some("integer")) if number.is_i64() => node.json(),
-            (Node::Text(_), None) if either => node.json(),
-            (Node::Number(number), None) if either && number.is_i64() => node.json(),
+            (Node::Bool(_), Some("boolean")) => Some(node.json()),
+            (Node::Text(text), Some("boolean")) if truth(text).is_some() => truth(text).map(Value::Bool),
+            (Node::Number(number), Some("integer")) if number.is_i64() => Some(node.json()),
+            (Node::Text(_), None) if either => Some(node.json()),
+            (Node::Number(number), None) if either && number.is_i64() => Some(node.json()),
             _ => {
                 let wanted = match kind {
                     Some("object") => "a map of keys",
@@ -149,12 +160,13 @@ impl Reader {
                 let quotes = matches!((node, kind), (Node::Number(_) | Node::Bool(_), Some("string")));
                 let advice = if quotes { ": put it into quotes" } else { "" };
                 self.fail(steps, field, format!("must be {wanted}, and is {}{advice}", node.kind()));
-                Value::Null
+                None
             }
         }
     }
 
-    /// Reads the entries of a map. Keys without a value count as absent, as they do in Kubernetes.
+    /// Reads the entries of a map. Keys without a value count as absent, as they do in Kubernetes; what is needed and cannot be
+    /// read has a default.
     pub(super) fn object(
         &mut self,
         entries: &[(String, Node)],
@@ -164,12 +176,16 @@ impl Reader {
     ) -> Map<String, Value> {
         let empty = Map::new();
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
+        let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let required: Vec<&str> = required.collect();
         let mut known: Vec<&str> = properties.keys().map(String::as_str).collect();
         known.sort_unstable();
         let mut read = Map::new();
         let mut seen: Vec<&str> = Vec::new();
-        for (index, (key, node)) in entries.iter().enumerate() {
-            let name = then(steps, Step::Name(index));
+        let mut unread: Vec<&str> = Vec::new();
+        for entry in node::entries(entries) {
+            let (key, place) = (entry.key, [steps, entry.steps.as_slice()].concat());
+            let name = named(&place);
             let exact = properties.get_key_value(key);
             let other_case = || properties.iter().find(|(known, _)| self.any_case && known.eq_ignore_ascii_case(key));
             let Some((canonical, inner)) = exact.or_else(|| if old_key(key).is_some() { None } else { other_case() })
@@ -179,23 +195,33 @@ impl Reader {
             };
             let path = join(field, canonical);
             if seen.contains(&canonical.as_str()) {
-                self.fail(&name, &path, "is there twice: keep one of them".to_owned());
+                if !entry.merged {
+                    self.fail(&name, &path, "is there twice: keep one of them".to_owned());
+                }
                 continue;
             }
             seen.push(canonical);
             if canonical != key {
-                self.warn(&name, &path, format!("`{key}` is read as `{canonical}`: write it that way"));
+                self.other_case(&name, &path, key, canonical);
             }
-            if *node != Node::Null {
-                let value = self.value(node, inner, &then(steps, Step::Value(index)), &path);
-                read.insert(canonical.clone(), value);
+            let needed = required.contains(&canonical.as_str());
+            // To oc-mirror an empty text is one that is not there.
+            let empty = self.any_case && !needed && *entry.node == Node::Text(String::new());
+            if *entry.node == Node::Null || empty {
+                continue;
+            }
+            match self.value(entry.node, inner, &place, &path) {
+                Some(value) => {
+                    read.insert(canonical.clone(), value);
+                }
+                None => unread.push(canonical),
             }
         }
-        for required in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-        {
-            if !read.contains_key(required) {
-                self.fail(steps, &join(field, required), "is missing".to_owned());
+        for name in required.into_iter().filter(|name| !read.contains_key(*name)).collect::<Vec<_>>() {
+            if !unread.contains(&name) {
+                self.fail(steps, &join(field, name), "is missing".to_owned());
             }
+            read.insert(name.to_owned(), properties.get(name).map(default).unwrap_or_default());
         }
         read
     }
@@ -221,6 +247,47 @@ impl Reader {
             _ => {}
         }
     }
+}
+
+/// The values that a schema lists.
+fn allowed(schema: &Value) -> impl Iterator<Item = &str> {
+    schema.get("enum").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// A value of the right type.
+fn default(schema: &Value) -> Value {
+    match schema.get("type").and_then(Value::as_str) {
+        Some("object") => {
+            let required =
+                schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+            let inner = |name: &str| schema.get("properties").and_then(|properties| properties.get(name)).map(default);
+            Value::Object(required.map(|name| (name.to_owned(), inner(name).unwrap_or_default())).collect())
+        }
+        Some("array") => json!([]),
+        Some("string") => json!(allowed(schema).next().unwrap_or_default()),
+        Some("boolean") => json!(false),
+        _ => json!(1),
+    }
+}
+
+/// Truth as YAML 1.1 also writes it, which is what Kubernetes and oc-mirror read.
+fn truth(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "y" | "yes" | "on" => Some(true),
+        "n" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// The way to the key of an entry, from the way to its value.
+fn named(steps: &[Step]) -> Vec<Step> {
+    let mut steps = steps.to_vec();
+    if let Some(last) = steps.last_mut()
+        && let Step::Value(index) = *last
+    {
+        *last = Step::Name(index);
+    }
+    steps
 }
 
 fn then(steps: &[Step], step: Step) -> Vec<Step> {

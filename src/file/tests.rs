@@ -4,11 +4,20 @@ use crate::request::Request;
 const TO: &str = "registry.example.com:5000/ocp";
 
 fn load(text: &str) -> Result<Loaded, Vec<Problem>> {
-    parse(text, "My Set_4.18", Some(&TO.parse().unwrap()))
+    parse(text, "My Set_4.18", To::Given(&TO.parse().unwrap()))
 }
 
 fn errors(text: &str) -> Vec<String> {
-    load(text).unwrap_err().iter().map(ToString::to_string).collect()
+    let found = load(text).map_or_else(|problems| problems, |loaded| loaded.errors);
+    found.iter().map(ToString::to_string).collect()
+}
+
+/// Everything that is wrong with an `ImageSetConfiguration`.
+fn problems(text: &str, to: To<'_>) -> Vec<String> {
+    let text = format!("kind: ImageSetConfiguration\napiVersion: mirror.openshift.io/v2alpha1\n{text}");
+    let loaded = parse(&text, "set", to).unwrap();
+    let faults = Request::of_file(&loaded.object).err().map(|invalid| invalid.faults).unwrap_or_default();
+    loaded.problems(&faults).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -93,7 +102,7 @@ fn an_object_is_read_strictly() {
                 mirror:\n    additionalImages: [{name: 'quay.io/a:1'}]\n  target: {registry: other.example.com, pathPrefix: x}\n";
     let loaded = load(good).unwrap();
     assert_eq!(loaded.object.spec.target.registry, "registry.example.com:5000");
-    let loaded = parse(good, "", None).unwrap();
+    let loaded = parse(good, "", To::Absent).unwrap();
     assert_eq!(loaded.object.spec.target.registry, "other.example.com");
     assert_eq!(loaded.object.metadata.namespace.as_deref(), Some("b"));
     let bad = good.replace("additionalImages:", "additionalimages:").replace("v1alpha1", "v1");
@@ -117,7 +126,7 @@ fn what_is_not_yaml_is_said_with_its_place() {
         ("", "the file is empty"),
         ("# nothing\n---\n", "the file is empty"),
         ("- a\n", "1:1: the file is not a map"),
-        ("a: 1\n---\nb: 2\n", "more than one document"),
+        ("a: 1\n---\nb: 2\n", "3:1: the file has more than one document"),
         ("mirror: {}\n", "kind: is missing"),
         ("kind: Pod\n", "1:1: kind: `Pod` is not a kind that is read here"),
         ("kind: DeleteImageSetConfiguration\n", "nothing is deleted from a file"),
@@ -140,7 +149,7 @@ fn faults_of_the_object_have_a_place_in_the_file() {
     )
     .unwrap();
     let invalid = Request::try_new(&loaded.object).unwrap_err();
-    let problems: Vec<_> = loaded.problems(&invalid).iter().map(ToString::to_string).collect();
+    let problems: Vec<_> = loaded.problems(&invalid.faults).iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 1);
     assert!(problems[0].starts_with("6:5: mirror.additionalImages[1].name: `B` is not"), "{problems:?}");
 }
@@ -148,10 +157,85 @@ fn faults_of_the_object_have_a_place_in_the_file() {
 #[test]
 fn a_destination_is_a_host_and_a_path() {
     assert_eq!("h:5000/a/b".parse::<Destination>().unwrap().prefix.unwrap().as_str(), "a/b");
-    assert!("docker://h/a".parse::<Destination>().unwrap_err().to_string().contains("without `docker://`"));
-    assert!("h/".parse::<Destination>().is_err());
-    let missing = parse("kind: ImageSetConfiguration\nmirror: {}\n", "", None).unwrap_err();
-    assert!(missing.iter().any(|problem| problem.message.contains("--to HOST[/PATH]")), "{missing:?}");
+    for (text, expected) in [
+        ("docker://h/a", "`docker://h/a` has a scheme: write HOST[:PORT][/PATH], without a scheme"),
+        ("H.io/a", "`H.io` is not the host of a registry: write HOST[:PORT][/PATH]"),
+        ("h/", "`` is not a repository path"),
+    ] {
+        let error = text.parse::<Destination>().unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_hides_no_fault_and_makes_none() {
+    let text =
+        "mirror:\n  colour: red\n  additionalImages:\n  - nam: quay.io/a:1\n  - name: quay.io/B:1\n  - name: 5\n";
+    let of_content = [
+        "4:3: mirror.colour: there is no key `colour` here: known are additionalImages, blockedImages, helm, operators, platform, \
+         samples",
+        "6:5: mirror.additionalImages[0].nam: there is no key `nam` here: did you mean `name`?",
+        "6:5: mirror.additionalImages[0].name: is missing",
+        "7:5: mirror.additionalImages[1].name: `B` is not a repository path",
+        "8:11: mirror.additionalImages[2].name: must be a text, and is a number: put it into quotes",
+    ];
+    let given = TO.parse().unwrap();
+    for (to, more) in [(To::Given(&given), 0), (To::Wrong, 0), (To::Absent, 1)] {
+        let found = problems(text, to);
+        assert_eq!(found.len(), of_content.len() + more, "{found:?}");
+        assert!(found.iter().take(more).all(|line| line.contains("give `--to HOST[/PATH]`")), "{found:?}");
+        assert!(found.iter().skip(more).zip(of_content).all(|(line, start)| line.starts_with(start)), "{found:#?}");
+    }
+    // What nothing could be read of is not also said to be empty.
+    assert_eq!(problems("mirror:\n  additionalImage: []\n", To::Given(&given)).len(), 1);
+}
+
+#[test]
+fn a_target_from_the_command_line_need_not_be_in_the_object() {
+    let text = "apiVersion: mirror.openshift.io/v1alpha1\nkind: ImageSetMirror\nmetadata: {name: a}\nspec:\n  mirror:\n    \
+                additionalImages: [{name: 'quay.io/a:1'}]\n";
+    assert!(load(text).unwrap().errors.is_empty());
+    assert_eq!(parse(text, "", To::Absent).unwrap().errors[0].field, "spec.target");
+}
+
+#[test]
+fn files_of_oc_mirror_are_read_as_go_reads_them() {
+    let given = TO.parse().unwrap();
+    let text = "kind: ImageSetConfiguration\napiversion: mirror.openshift.io/v2alpha1\narchivesize: 4\nmirror:\n  \
+                platform: {graph: yes}\n  operators:\n  - {catalog: 'h/a:1', targetCatalogSourceTemplate: ./a.yaml}\n  \
+                additionalImages:\n  - &base {name: 'quay.io/a:1', targetRepo: '', targetTag: x}\n  - <<: *base\n    name: \
+                quay.io/b:1\n  - <<: [{name: 'quay.io/c:1'}, *base]\n    targetTag: ''\n  - <<: 3\n    name: quay.io/d:1\n";
+    let loaded = parse(text, "", To::Given(&given)).unwrap();
+    let warnings: Vec<_> = loaded.warnings.iter().map(|warning| warning.field.as_str()).collect();
+    assert_eq!(warnings, ["apiVersion", "archiveSize", "archiveSize"]);
+    assert_eq!(loaded.errors.len(), 1, "{:?}", loaded.errors);
+    assert_eq!(loaded.errors[0].field, "mirror.additionalImages[3].<<");
+    let content = &loaded.object.spec.mirror;
+    assert!(content.platform.as_ref().unwrap().graph);
+    assert_eq!(content.operators[0].target_catalog_source_template, None);
+    let images: Vec<_> = content
+        .additional_images
+        .iter()
+        .map(|image| (image.name.as_str(), image.target_repo.as_deref(), image.target_tag.as_deref()))
+        .collect();
+    assert_eq!(
+        images,
+        [
+            ("quay.io/a:1", None, Some("x")),
+            ("quay.io/b:1", None, Some("x")),
+            ("quay.io/c:1", None, None),
+            ("quay.io/d:1", None, None),
+        ]
+    );
+}
+
+#[test]
+fn lists_of_files_may_be_longer_than_those_of_objects() {
+    let images: Vec<_> = (0..1025).map(|n| format!("  - name: quay.io/a:{n}\n")).collect();
+    assert_eq!(
+        problems(&format!("mirror:\n  additionalImages:\n{}", images.concat()), To::Given(&TO.parse().unwrap())),
+        [""; 0]
+    );
 }
 
 #[test]

@@ -22,13 +22,19 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::api::ImageSetMirrorStatus;
 use crate::registry::Side;
 
+mod kube;
 mod process;
+
+pub use kube::CountRequests;
 
 /// The prefix of all our metrics but `process_*`.
 const PREFIX: &str = "imagesetmirror";
 
 /// Hosts that get series of their own; the others share `other`.
 const MAX_HOSTS: usize = 50;
+
+/// Seconds that one blob takes, from a config to a layer of gigabytes over a thin line.
+const BLOB_BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0];
 
 const SYNC_BUCKETS: [f64; 14] =
     [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0];
@@ -151,6 +157,12 @@ struct RequestLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerbLabels {
+    verb: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
     host: String,
     method: &'static str,
@@ -188,9 +200,11 @@ pub struct Metrics {
     images: Family<OutcomeLabel, Counter>,
     bytes: Family<DirectionLabel, Counter>,
     inflight_blobs: Gauge,
+    blob_duration: Histogram,
     applies: Family<ApplyLabels, Counter>,
     drift: Family<KindLabel, Counter>,
     watch_restarts: Family<KindLabel, Counter>,
+    kube_requests: Family<VerbLabels, Counter>,
 }
 
 impl Metrics {
@@ -212,9 +226,11 @@ impl Metrics {
             images: Family::default(),
             bytes: Family::default(),
             inflight_blobs: Gauge::default(),
+            blob_duration: Histogram::new(BLOB_BUCKETS),
             applies: Family::default(),
             drift: Family::default(),
             watch_restarts: Family::default(),
+            kube_requests: Family::default(),
         };
         ours.register("leader", "1 if this process leads", metrics.leader.clone());
         ours.register("reconcile", "Reconciles by result", metrics.reconciles.clone());
@@ -225,6 +241,8 @@ impl Metrics {
         ours.register("images", "Images handled by outcome", metrics.images.clone());
         ours.register("bytes", "Bytes of image content by what happened to them", metrics.bytes.clone());
         ours.register("inflight_blobs", "Blobs being transferred now", metrics.inflight_blobs.clone());
+        let duration = metrics.blob_duration.clone();
+        ours.register_with_unit("blob_duration", "Duration of transfers of one blob", Unit::Seconds, duration);
         ours.register("resource_apply", "Cluster objects handled by kind and result", metrics.applies.clone());
         ours.register("drift", "Drift found and repaired by kind", metrics.drift.clone());
         ours.register(
@@ -232,6 +250,8 @@ impl Metrics {
             "Watches of the API server that had to be restarted",
             metrics.watch_restarts.clone(),
         );
+        let help = "Requests to the API server by status; code 0 stands for no answer";
+        ours.register("kube_requests", help, metrics.kube_requests.clone());
         // Alerts compare rates, so these exist before the first event.
         for outcome in [ImageOutcome::Copied, ImageOutcome::Present, ImageOutcome::Failed] {
             metrics.image(outcome, 0);
@@ -278,8 +298,9 @@ impl Metrics {
     }
 
     /// Counts the end of one that was begun.
-    pub fn blob_ended(&self) {
+    pub fn blob_ended(&self, took: Duration) {
         self.inflight_blobs.dec();
+        self.blob_duration.observe(took.as_secs_f64());
     }
 
     /// Counts the handling of a cluster object of `kind`.
@@ -290,6 +311,10 @@ impl Metrics {
     /// Counts drift.
     pub fn drifted(&self, drift: Drift) {
         self.drift.get_or_create(&KindLabel { kind: drift.as_str() }).inc();
+    }
+
+    fn kube_requested(&self, verb: &'static str, code: u16) {
+        self.kube_requests.get_or_create(&VerbLabels { verb, code }).inc();
     }
 
     /// Counts a restarted watch of `kind`.
@@ -324,7 +349,11 @@ impl RegistryMetrics {
         registry.register_with_unit("registry_request_duration", help, Unit::Seconds, duration);
         let help = "Answers that asked for patience: status 429, or Retry-After";
         registry.register("registry_throttled", help, metrics.throttled.clone());
-        registry.register("registry_retries", "Requests sent again", metrics.retries.clone());
+        registry.register(
+            "registry_retries",
+            "Requests sent again, and blobs whose reading was taken up again",
+            metrics.retries.clone(),
+        );
         metrics
     }
 
@@ -530,7 +559,7 @@ mod tests {
         metrics.watch_restarted("ImageSetMirror");
         metrics.blob_started();
         metrics.blob_started();
-        metrics.blob_ended();
+        metrics.blob_ended(Duration::from_secs(2));
         let text = text(&registry);
         for line in [
             r#"imagesetmirror_build_info{version="0.1.0",revision="abc",rustc="1.95.0"} 1"#,
@@ -548,6 +577,7 @@ mod tests {
             r#"imagesetmirror_images_total{outcome="copied"} 0"#,
             r#"imagesetmirror_bytes_total{direction="written"} 0"#,
             "imagesetmirror_inflight_blobs 1",
+            "imagesetmirror_blob_duration_seconds_count 1",
             r#"imagesetmirror_registry_requests_total{host="quay.io",method="GET",code="200"} 1"#,
             r#"imagesetmirror_registry_request_duration_seconds_count{host="quay.io",method="GET"} 1"#,
             r#"imagesetmirror_registry_throttled_total{host="quay.io"} 1"#,
@@ -561,6 +591,13 @@ mod tests {
         assert!(text.contains("process_resident_memory_bytes "));
         assert!(text.contains("process_cpu_seconds_total "));
         assert!(text.contains("process_open_fds "));
+    }
+
+    #[test]
+    fn a_build_knows_its_compiler() {
+        let build = Build::current();
+        assert!(build.rustc.starts_with("rustc "), "{}", build.rustc);
+        assert!(build.revision == "unknown" || build.revision.len() >= 12, "{}", build.revision);
     }
 
     #[test]
@@ -594,8 +631,8 @@ impl Build {
     pub fn current() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            revision: option_env!("IMAGESET_MIRROR_REVISION").unwrap_or("unknown"),
-            rustc: env!("CARGO_PKG_RUST_VERSION"),
+            revision: env!("IMAGESET_MIRROR_REVISION"),
+            rustc: env!("IMAGESET_MIRROR_RUSTC"),
         }
     }
 }
@@ -621,6 +658,10 @@ impl crate::registry::Observer for RegistryObserver {
         if event.retry {
             metrics.retried(event.host);
         }
+    }
+
+    fn resumed(&self, host: &str) {
+        self.0.registry.retried(host);
     }
 
     fn bytes(&self, _host: &str, side: Side, count: u64) {

@@ -60,7 +60,7 @@ pub struct Descriptor {
 pub enum Manifest {
     /// A list of manifests.
     Index {
-        /// The manifests, in order, duplicates removed.
+        /// The manifests, in order, duplicates removed; one that is listed for several platforms is there for each.
         children: Vec<Descriptor>,
         /// What this index refers to, as a referrer.
         subject: Option<Descriptor>,
@@ -200,7 +200,10 @@ impl RawManifest {
                 return Err(ManifestError::TooLarge { size: entry.size });
             }
             let mut seen = std::collections::BTreeSet::new();
-            Ok(entries.into_iter().filter(|entry| seen.insert(entry.digest.clone())).collect::<Vec<_>>())
+            Ok(entries
+                .into_iter()
+                .filter(|entry| seen.insert((entry.digest.clone(), entry.platform.clone())))
+                .collect::<Vec<_>>())
         };
         match (shape.manifests.clone(), &shape.layers, &shape.blobs) {
             // The one type that may consist of nothing but its subject.

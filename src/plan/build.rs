@@ -7,7 +7,7 @@ use super::{
 };
 use crate::oci::{Digest, Reference};
 use crate::request::Pattern;
-use crate::resolve::{Item, ItemKey, OriginKind, Source, Wanted};
+use crate::resolve::{Item, ItemKey, Origin, OriginKind, Source, Wanted};
 
 /// One item of the plan while it is put together.
 struct Draft {
@@ -31,13 +31,17 @@ impl Plan {
     /// All collisions and all images without a place.
     pub fn new(wanted: &Wanted, root: &TargetRoot, blocked: &[Pattern], target: TargetId) -> Result<Self, PlanError> {
         let mut error = PlanError::default();
-        let mut left_out = Vec::new();
+        let early = wanted
+            .left_out
+            .iter()
+            .map(|left| Blocked { asked: asked(&left.origin, &left.named), pattern: left.pattern.clone() });
+        let mut left_out: Vec<_> = early.collect();
         let mut places: BTreeMap<ItemKey, Place> = BTreeMap::new();
         for (key, item) in wanted.items.iter().enumerate() {
-            let Source::Registry { digest, .. } = &item.source;
+            let Source::Registry { named, digest } = &item.source;
             let destination = mapping::destination(item, root);
             if let Some(pattern) = blocking(blocked, item, destination.as_ref().ok()) {
-                left_out.push(Blocked { asked: asked(item), pattern: pattern.to_owned() });
+                left_out.push(Blocked { asked: asked(&item.origin, named), pattern: pattern.to_owned() });
                 continue;
             }
             match destination {
@@ -70,15 +74,13 @@ impl Plan {
     }
 }
 
-fn asked(item: &Item) -> Asked {
-    let Source::Registry { named, .. } = &item.source;
-    let category = match item.origin.kind {
+fn asked(origin: &Origin, named: &Reference) -> Asked {
+    let category = match origin.kind {
         OriginKind::Additional => Category::Generic,
     };
-    Asked { origin: item.origin.clone(), named: named.clone(), category }
+    Asked { origin: origin.clone(), named: named.clone(), category }
 }
 
-/// The smallest expression that matches, so that the order in which they are written does not matter.
 fn blocking<'a>(blocked: &'a [Pattern], item: &Item, destination: Option<&Reference>) -> Option<&'a str> {
     if blocked.is_empty() {
         return None;
@@ -86,12 +88,7 @@ fn blocking<'a>(blocked: &'a [Pattern], item: &Item, destination: Option<&Refere
     let written = match item.origin.kind {
         OriginKind::Additional => item.origin.name.as_str(),
     };
-    let written = written.split_once("://").map_or(written, |(_, rest)| rest);
-    let destination = destination.map(ToString::to_string);
-    let hit = |pattern: &&Pattern| {
-        pattern.regex.is_match(written) || destination.as_ref().is_some_and(|name| pattern.regex.is_match(name))
-    };
-    blocked.iter().filter(hit).map(|pattern| pattern.text.as_str()).min()
+    Pattern::blocking(blocked, written, destination.map(ToString::to_string).as_deref())
 }
 
 fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, Draft> {
@@ -103,7 +100,8 @@ fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, 
             platforms: Some(BTreeSet::new()),
             after: BTreeSet::new(),
         });
-        draft.asked.insert(asked(item));
+        let Source::Registry { named, .. } = &item.source;
+        draft.asked.insert(asked(&item.origin, named));
         draft.after.extend(&item.after);
         if item.platforms.is_empty() {
             draft.platforms = None;
@@ -212,7 +210,7 @@ mod tests {
     use super::*;
     use crate::failure::{Failure, Reason};
     use crate::oci::Platform;
-    use crate::resolve::{DestinationRule, Origin, PathRule, TagRule};
+    use crate::resolve::{DestinationRule, PathRule, TagRule};
 
     fn item(written: &str, content: &str) -> Item {
         let named: Reference = written.parse().unwrap();
@@ -230,7 +228,7 @@ mod tests {
     }
 
     fn wanted(items: Vec<Item>) -> Wanted {
-        Wanted { items, failures: Vec::new() }
+        Wanted { items, ..Wanted::default() }
     }
 
     fn root() -> TargetRoot {
@@ -340,12 +338,32 @@ mod tests {
     }
 
     #[test]
-    fn mapping_lines_name_the_source_as_pulled() {
+    fn mapping_lines_name_each_source_as_it_was_written() {
         let digest = Digest::of(b"d");
         let tagged = format!("quay.io/a/c:1@{digest}");
-        let plan = plan(&wanted(vec![item("quay.io/a/b:1", "x"), item(&tagged, "")]), &[]).unwrap();
-        let pulled = format!("docker://quay.io/a/c@{digest}=docker://m.io/ocp/a/c:1");
-        assert_eq!(plan.mapping(), ["docker://quay.io/a/b:1=docker://m.io/ocp/a/b:1".to_owned(), pulled]);
+        let items = ["nginx:1.16.0", "quay.io/a/b:1", "ghcr.io/a/b:1"].map(|name| item(name, "x"));
+        let items = items.into_iter().chain([item(&tagged, ""), item(&tagged, "")]).collect();
+        assert_eq!(
+            plan(&wanted(items), &[]).unwrap().mapping(),
+            [
+                "docker://ghcr.io/a/b:1=docker://m.io/ocp/a/b:1",
+                "docker://nginx:1.16.0=docker://m.io/ocp/nginx:1.16.0",
+                "docker://quay.io/a/b:1=docker://m.io/ocp/a/b:1",
+                &format!("docker://quay.io/a/c@{digest}=docker://m.io/ocp/a/c:1"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_graph_has_items_and_what_they_follow() {
+        let mut items = vec![item("q.io/x/a:1", "a"), item("q.io/x/b:1", "b")];
+        items[0].after.insert(1);
+        assert_eq!(
+            plan(&wanted(items), &[]).unwrap().dot(),
+            "digraph plan {\n  node [shape=box];\n  n0 [label=\"m.io/ocp/x/b:1\\nq.io/x/b:1\"];\n  n1 \
+             [label=\"m.io/ocp/x/a:1\\nq.io/x/a:1\"];\n  n1 -> n0;\n}\n"
+        );
+        assert_eq!(super::super::quoted("a\"b\\c"), r#"a\"b\\c"#);
     }
 
     #[test]

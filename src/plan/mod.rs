@@ -191,11 +191,45 @@ impl Plan {
         previous.iter().filter(|(destination, digest)| !wanted.contains(&(destination, digest))).collect()
     }
 
-    /// The lines of `-o mapping`: source as pulled and destination, sorted.
+    /// The lines of `-o mapping`, `docker://<source>=docker://<destination>` for each entry, sorted. The source is what oc-mirror
+    /// pulls: the image as written, by digest if one is named.
     pub fn mapping(&self) -> Vec<String> {
-        let mut lines: Vec<_> = self.items.iter().map(PlanItem::mapping_line).collect();
+        let entries = self.items.iter().flat_map(|item| item.asked.iter().map(move |asked| (item, asked)));
+        let mut lines: Vec<_> = entries
+            .map(|(item, asked)| format!("docker://{}=docker://{}", asked.written(), item.destination))
+            .collect();
         lines.sort_unstable();
+        lines.dedup();
         lines
+    }
+
+    /// The plan as a directed graph in Graphviz' language: an edge leads from an item to one that must be complete before.
+    pub fn dot(&self) -> String {
+        let nodes = self.items.iter().enumerate().map(|(index, item)| {
+            let sources: Vec<_> = item.asked.iter().map(|asked| quoted(&asked.written())).collect();
+            format!("  n{index} [label=\"{}\\n{}\"];\n", quoted(&item.destination.to_string()), sources.join("\\n"))
+        });
+        let edges = self.items.iter().enumerate();
+        let edges =
+            edges.flat_map(|(index, item)| item.after.iter().map(move |before| format!("  n{index} -> n{before};\n")));
+        let lines: String = nodes.chain(edges).collect();
+        format!("digraph plan {{\n  node [shape=box];\n{lines}}}\n")
+    }
+}
+
+/// Text within quotes in Graphviz' language.
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+impl Asked {
+    /// The image in the user's own words, without the tag if there is a digest.
+    fn written(&self) -> String {
+        let OriginKind::Additional = self.origin.kind;
+        match Reference::split(&self.origin.name) {
+            (name, _, Some(digest)) => format!("{name}@{digest}"),
+            _ => self.origin.name.clone(),
+        }
     }
 }
 
@@ -207,11 +241,5 @@ impl PlanItem {
             Some(digest) => named.repository().at(digest.clone()),
             None => named.clone(),
         })
-    }
-
-    /// `docker://<source as pulled>=docker://<destination>`.
-    pub fn mapping_line(&self) -> String {
-        let source = self.pulled().map(|source| source.to_string()).unwrap_or_default();
-        format!("docker://{source}=docker://{}", self.destination)
     }
 }

@@ -1,20 +1,49 @@
 //! Reading blobs: resumed after breaks, and verified before the last frame is let go.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::Stream;
 use http::Method;
 use http::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::client::{Tried, mismatch};
 use super::error::Request;
 use super::reply::Reply;
 use super::transport::Place;
-use super::{Capability, Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
+use super::{Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
 use crate::oci::{Descriptor, Hasher, Repository};
 
 /// Up to this many bytes are read again if a registry ignores that only the rest was asked for.
 const MAX_SKIP: u64 = 64 << 20;
+
+/// What a source has to send in [`Timing::crawl`](super::Timing::crawl) of waiting for it, so that it counts as moving.
+const LEAST_PROGRESS: u64 = 64 << 10;
+
+/// Whether a source moves, judged by spans of time that were spent waiting for it.
+#[derive(Debug, Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+    /// Spans in a row in which too little came.
+    slow: u32,
+}
+
+impl Pace {
+    /// Takes note of `bytes` that came after `waited`; true if too little has come in a span that this ends.
+    fn crawls(&mut self, waited: Duration, bytes: u64, span: Duration) -> bool {
+        self.waited = self.waited.saturating_add(waited);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.waited < span {
+            return false;
+        }
+        let crawls = self.bytes < LEAST_PROGRESS;
+        let slow = if crawls { self.slow + 1 } else { 0 };
+        *self = Self { slow, ..Self::default() };
+        crawls
+    }
+}
 
 /// A blob being read.
 ///
@@ -33,6 +62,7 @@ pub struct BlobReader {
     held: Option<Bytes>,
     /// Attempts since the last byte.
     fruitless: u32,
+    pace: Pace,
     finished: bool,
     restart: bool,
     /// Held as long as the blob is read.
@@ -74,6 +104,7 @@ impl BlobReader {
                 hasher: Some(Hasher::new(blob.digest.algorithm())),
                 held: None,
                 fruitless: 0,
+                pace: Pace::default(),
                 finished: false,
                 restart: false,
                 permit: None,
@@ -140,7 +171,7 @@ impl BlobReader {
                     Err(error) if matches!(error.class(), Class::Transient { .. }) && !self.restart => error,
                     Err(error) => return Err(error),
                 },
-                Some(reply) => match reply.chunk().await {
+                Some(reply) => match paced(reply, &mut self.pace, self.client.inner.settings.timing.crawl).await {
                     Ok(Some(chunk)) => match self.take(chunk)? {
                         Some(released) => return Ok(Some(released)),
                         None => continue,
@@ -154,7 +185,7 @@ impl BlobReader {
                 },
             };
             self.reply = None;
-            self.fruitless += 1;
+            self.fruitless = self.pace.slow.max(self.fruitless + 1);
             if self.fruitless >= self.client.inner.settings.timing.resumes {
                 return Err(broken);
             }
@@ -209,13 +240,11 @@ impl BlobReader {
         let reply = self.client.inner.send(ask).await?;
         self.request = reply.request.clone();
         let limits = &self.client.inner.limits;
-        let host = limits.host(&self.place.host);
         match reply.status().as_u16() {
             200..=299 if reply.is_html() => {
                 return Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }));
             }
             206 if from > 0 => {
-                host.learn(Capability::Range, true);
                 let range = reply.text(CONTENT_RANGE).and_then(content_range);
                 let fits = matches!(range, Some((start, total)) if start == from
                     && total.is_none_or(|total| total == self.blob.size));
@@ -233,9 +262,6 @@ impl BlobReader {
                     && announced != self.blob.digest
                 {
                     return Err(mismatch(&reply, &self.blob.digest, &announced));
-                }
-                if from > 0 {
-                    host.learn(Capability::Range, false);
                 }
                 if from > MAX_SKIP {
                     self.restart = true;
@@ -262,6 +288,17 @@ impl BlobReader {
     }
 }
 
+/// The next bytes of a blob, or the stall that too few of them are.
+async fn paced(reply: &mut Reply, pace: &mut Pace, span: Duration) -> Result<Option<Bytes>, Error> {
+    let since = Instant::now();
+    let chunk = reply.chunk().await?;
+    let Some(bytes) = &chunk else { return Ok(None) };
+    if pace.crawls(since.elapsed(), bytes.len() as u64, span) {
+        return Err(reply.error(Problem::Unreachable(Trouble::Stall)));
+    }
+    Ok(chunk)
+}
+
 /// `bytes FIRST-LAST/TOTAL`: the first byte and the total, which may be `*`.
 fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
@@ -273,6 +310,22 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_crawls_if_little_comes_in_a_span_of_waiting() {
+        let span = Duration::from_mins(1);
+        let mut pace = Pace::default();
+        assert!(!pace.crawls(Duration::from_secs(44), 1, span));
+        assert!(pace.crawls(Duration::from_secs(44), 1, span));
+        // Each span is judged by itself.
+        assert!(!pace.crawls(Duration::from_secs(44), 1, span));
+        assert!(pace.crawls(Duration::from_secs(16), 1, span));
+        assert_eq!(pace.slow, 2);
+        // What our own side takes is not waited for.
+        assert!(!pace.crawls(Duration::ZERO, 1, span));
+        assert!(!pace.crawls(span, LEAST_PROGRESS, span));
+        assert_eq!(pace.slow, 0);
+    }
 
     #[test]
     fn a_content_range_is_read() {

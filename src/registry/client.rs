@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, LINK};
 use http::{HeaderName, HeaderValue, Method};
+use serde::Deserialize;
 use url::Url;
 
 use super::auth::{Auth, Loaded};
 use super::blob::BlobReader;
 use super::policy::Reach;
-use super::reply::{Envelope, Reply};
+use super::reply::{Envelope, MAX_ERROR, Reply};
 use super::transport::{Ask, Payload, Place};
 use super::{Capability, ConfigError, Error, Limits, MAX_MANIFEST, Problem, SMALL_BLOB, Settings, Side, Work};
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag, media_type};
@@ -21,8 +22,13 @@ use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag, media_type};
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 
+/// What registries of the distribution project and those that follow it send with every answer.
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
 /// The most pages of one list of referrers.
 const MAX_PAGES: usize = 16;
+/// The most entries of one list of referrers.
+const MAX_REFERRERS: usize = 10_000;
 
 /// How a manifest is named.
 #[derive(Clone, Copy, Debug)]
@@ -380,8 +386,11 @@ impl Client {
         self.inner.limits.host(&place.host).acquire(self.side(), Work::Bulk).await
     }
 
-    /// The index of what refers to a manifest, maybe empty; none if the registry does not keep referrers.
-    pub async fn referrers(&self, repository: &Repository, digest: &Digest) -> Result<Option<RawManifest>, Error> {
+    /// What refers to a manifest, maybe nothing; none if the registry does not keep referrers.
+    ///
+    /// # Errors
+    /// Also if the list has more than 10,000 entries or is longer than 4 MiB in all.
+    pub async fn referrers(&self, repository: &Repository, digest: &Digest) -> Result<Option<Vec<Descriptor>>, Error> {
         let asked = format!("referrers of `{}@{digest}`", repository.path());
         let mut tried = Tried::default();
         for place in self.places(repository, &asked)? {
@@ -394,27 +403,29 @@ impl Client {
         tried.absent()
     }
 
-    async fn referrers_at(&self, place: &Place, digest: &Digest, asked: &str) -> Result<Option<RawManifest>, Error> {
+    async fn referrers_at(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        asked: &str,
+    ) -> Result<Option<Vec<Descriptor>>, Error> {
         let host = self.inner.limits.host(&place.host);
         if host.can(Capability::Referrers) == Some(false) {
             return Ok(None);
         }
         let mut ask = self.ask(place, Method::GET, &format!("referrers/{digest}"), asked.to_owned());
-        let mut first: Option<RawManifest> = None;
-        let mut entries: Vec<serde_json::Value> = Vec::new();
-        for _page in 0..MAX_PAGES {
+        let mut entries: Vec<Descriptor> = Vec::new();
+        let mut left = MAX_MANIFEST;
+        for page in 0..MAX_PAGES {
             ask = ask.header(ACCEPT, media_type::OCI_INDEX);
             let mut reply = self.inner.send(ask).await?;
-            let html = reply.is_html();
+            let (html, first) = (reply.is_html(), page == 0);
             match reply.status().as_u16() {
                 200..=299 if !html => {}
                 // A page of a proxy may be gone the next time, so it is not remembered.
-                200..=299 | 404 | 405 if html && first.is_none() => return Ok(None),
-                404 | 405 if first.is_none() => {
-                    // A repository that is not there says nothing about the host.
-                    let body = reply.bytes(MAX_MANIFEST).await?;
-                    let code = Envelope::read(&body).and_then(|envelope| envelope.code);
-                    if !matches!(code.as_deref(), Some("NAME_UNKNOWN" | "MANIFEST_UNKNOWN" | "NOT_FOUND")) {
+                200..=299 | 404 | 405 if html && first => return Ok(None),
+                404 | 405 if first => {
+                    if knows_no_referrers(&mut reply).await? {
                         host.learn(Capability::Referrers, false);
                     }
                     return Ok(None);
@@ -422,23 +433,24 @@ impl Client {
                 _ => return Err(reply.into_error().await),
             }
             let next = next_page(&reply);
-            let bytes = reply.bytes(MAX_MANIFEST).await?;
-            let page: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            let Some(found) = listed(&page) else {
-                if first.is_none() {
-                    host.learn(Capability::Referrers, false);
+            let bytes = reply.bytes(left).await?;
+            left = left.saturating_sub(bytes.len() as u64);
+            let Ok(Page { manifests }) = serde_json::from_slice(&bytes) else {
+                if first && serde_json::from_slice::<AnyPage>(&bytes).is_err() {
+                    if speaks_as_registry(&reply) {
+                        host.learn(Capability::Referrers, false);
+                    }
                     return Ok(None);
                 }
                 return Err(reply.error(Problem::Garbled("a page of the list of referrers is not an index")));
             };
             host.learn(Capability::Referrers, true);
-            entries.extend_from_slice(found);
-            first.get_or_insert_with(|| RawManifest::new(bytes, media_type::OCI_INDEX));
+            entries.extend(manifests.unwrap_or_default());
+            if entries.len() > MAX_REFERRERS {
+                return Err(reply.error(Problem::TooMany { limit: MAX_REFERRERS }));
+            }
             let Some(next) = next.filter(|next| next.origin() == place.base.origin()) else {
-                return Ok(match first {
-                    Some(only) if entries.len() == found.len() => Some(only),
-                    _ => Some(joined(&entries)),
-                });
+                return Ok(Some(entries));
             };
             reply.drain().await;
             ask = Ask::new(place, Method::GET, next, asked.to_owned());
@@ -450,19 +462,39 @@ impl Client {
     }
 }
 
-/// The entries of a page; some registries write a list without any as `null`.
-fn listed(page: &serde_json::Value) -> Option<&[serde_json::Value]> {
-    match page.get("manifests")? {
-        serde_json::Value::Array(entries) => Some(entries),
-        serde_json::Value::Null => Some(&[]),
-        _ => None,
-    }
+/// Whether a 404 or 405 says that the registry has no referrers API, and not only that this is not to be had now: the
+/// page of a load balancer says nothing about the registry behind it, nor does a repository that is not there.
+async fn knows_no_referrers(reply: &mut Reply) -> Result<bool, Error> {
+    let body = match reply.bytes(MAX_ERROR).await {
+        Ok(body) => body,
+        Err(error) if matches!(error.problem(), Problem::TooLarge { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    Ok(match Envelope::read(&body) {
+        Some(Envelope { code, .. }) => {
+            !matches!(code.as_deref(), Some("NAME_UNKNOWN" | "MANIFEST_UNKNOWN" | "NOT_FOUND"))
+        }
+        None => speaks_as_registry(reply),
+    })
 }
 
-/// One index of the entries of several pages.
-fn joined(entries: &[serde_json::Value]) -> RawManifest {
-    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries });
-    RawManifest::new(index.to_string().into(), media_type::OCI_INDEX)
+/// A page of a list of referrers; some registries write a list without any as `null`.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(deserialize_with = "Option::deserialize")]
+    manifests: Option<Vec<Descriptor>>,
+}
+
+/// The shape that every page has, whatever is in it.
+#[derive(Deserialize)]
+struct AnyPage {
+    #[serde(rename = "manifests")]
+    _manifests: serde::de::IgnoredAny,
+}
+
+/// Whether the answer carries the mark that registries put on theirs, even on those without a body of their own.
+fn speaks_as_registry(reply: &Reply) -> bool {
+    reply.response.headers().contains_key(API_VERSION)
 }
 
 /// The address of the next page.

@@ -70,6 +70,8 @@ impl fmt::Debug for Credential {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     entries: BTreeMap<String, Credential>,
+    /// Where to look when no entry matches.
+    next: Option<Box<Credentials>>,
 }
 
 /// Why a file with credentials cannot be used. Names keys, never values.
@@ -138,7 +140,7 @@ impl Credentials {
 
     /// True if there are none at all.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.next.as_ref().is_none_or(|next| next.is_empty())
     }
 
     /// Reads the bytes of a `.dockerconfigjson` or `auth.json`. An entry without anything in it counts as absent.
@@ -163,7 +165,17 @@ impl Credentials {
         for (place, credential) in legacy {
             entries.entry(place).or_insert(credential);
         }
-        Ok(Self { entries })
+        Ok(Self { entries, next: None })
+    }
+
+    /// The same, and those of `later` for places that nothing here matches, however short the match.
+    #[must_use]
+    pub fn or(mut self, later: Self) -> Self {
+        self.next = Some(Box::new(match self.next {
+            Some(next) => next.or(later),
+            None => later,
+        }));
+        self
     }
 
     /// One credential for everything at a registry; for tests and for the command line.
@@ -173,7 +185,7 @@ impl Credentials {
         self
     }
 
-    /// The credential for a repository and the key it stands under: the longest matching one.
+    /// The credential for a repository and the key it stands under: the longest matching one of the first file that has any.
     pub fn lookup(&self, repository: &Repository) -> Option<(&str, &Credential)> {
         let full = format!("{}/{}", hub(repository.registry().as_str()), repository.path());
         let mut place = full.as_str();
@@ -181,7 +193,10 @@ impl Credentials {
             if let Some((key, credential)) = self.entries.get_key_value(place) {
                 return Some((key, credential));
             }
-            place = place.rsplit_once('/')?.0;
+            match place.rsplit_once('/') {
+                Some((shorter, _)) => place = shorter,
+                None => return self.next.as_ref()?.lookup(repository),
+            }
         }
     }
 }
@@ -308,6 +323,26 @@ mod tests {
         ] {
             assert_eq!(user(&credentials, repository).as_deref(), expected, "{repository}");
         }
+    }
+
+    #[test]
+    fn a_later_file_is_asked_only_where_an_earlier_one_has_nothing() {
+        let first = parse(&format!(r#"{{"auths":{{"quay.io":{}}}}}"#, entry("first"))).unwrap();
+        let second =
+            parse(&format!(r#"{{"auths":{{"quay.io/a":{},"ghcr.io":{}}}}}"#, entry("second"), entry("second")))
+                .unwrap();
+        let third =
+            parse(&format!(r#"{{"auths":{{"ghcr.io/a":{},"h.io":{}}}}}"#, entry("third"), entry("third"))).unwrap();
+        let all = Credentials::none().or(first).or(second).or(third);
+        for (repository, expected) in [
+            ("quay.io/a/b", Some("first")),
+            ("ghcr.io/a/b", Some("second")),
+            ("h.io/a", Some("third")),
+            ("x.io/a", None),
+        ] {
+            assert_eq!(user(&all, repository).as_deref(), expected, "{repository}");
+        }
+        assert!(!all.is_empty());
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub enum Problem {
         code: Option<String>,
         /// The first message of the error envelope, cut.
         detail: Option<String>,
+        /// How long to wait, as far as the registry says.
+        after: Option<Duration>,
     },
     /// An answer that is not one of a registry: a page of a load balancer, or something else that is not JSON.
     NotRegistry {
@@ -80,6 +82,11 @@ pub enum Problem {
         limit: u64,
         /// The announced length, if it was.
         length: Option<u64>,
+    },
+    /// A list of more entries than are taken.
+    TooMany {
+        /// The bound.
+        limit: usize,
     },
     /// Content that does not hash to its digest.
     Digest {
@@ -150,6 +157,8 @@ pub enum Denied {
     Address,
     /// Not HTTP or HTTPS.
     Scheme,
+    /// Another host, with credentials in what is sent.
+    Credentials,
 }
 
 /// Whether the same request may succeed later without anybody changing anything on our side.
@@ -162,6 +171,12 @@ pub enum Class {
     },
     /// A person must act first.
     Permanent,
+}
+
+/// Whether an answer with this status may be another one a little later.
+pub(super) fn passes(status: u16) -> bool {
+    // A method or protocol that the server does not have, or no space, does not pass by waiting.
+    matches!(status, 408 | 425 | 429 | 500..=599) && !matches!(status, 501 | 505 | 507)
 }
 
 /// An address as it may be shown: without userinfo, query and fragment.
@@ -247,12 +262,14 @@ impl Error {
             Problem::RateLimited { .. } => Reason::RateLimited,
             Problem::Unauthorized(Refusal::NoAccess) if !source => Reason::TargetRepoMissing,
             Problem::Unauthorized(_) => auth,
-            Problem::Status { status, code, detail } => self.status_reason(*status, code.as_deref(), detail.as_deref()),
+            Problem::Status { status, code, detail, .. } => {
+                self.status_reason(*status, code.as_deref(), detail.as_deref())
+            }
             Problem::Missing if source => Reason::SourceNotFound,
             Problem::NotRegistry { .. } | Problem::Garbled(_) | Problem::RedirectLoop { .. } | Problem::Missing => {
                 Reason::RegistryError
             }
-            Problem::TooLarge { .. } => Reason::ManifestInvalid,
+            Problem::TooLarge { .. } | Problem::TooMany { .. } => Reason::ManifestInvalid,
             Problem::Digest { .. } | Problem::Length { .. } => Reason::DigestMismatch,
             Problem::Policy { .. } => Reason::PolicyDenied,
         }
@@ -291,13 +308,13 @@ impl Error {
         let soon = Class::Transient { after: None };
         match &self.inner.problem {
             Problem::RateLimited { after } => Class::Transient { after: *after },
+            Problem::Status { status, after, .. } if passes(*status) => Class::Transient { after: *after },
             Problem::Unreachable(_)
             | Problem::NotRegistry { .. }
             | Problem::Garbled(_)
             | Problem::RedirectLoop { .. }
             | Problem::Digest { .. }
-            | Problem::Length { .. }
-            | Problem::Status { status: 408 | 429 | 500..=599, .. } => soon,
+            | Problem::Length { .. } => soon,
             // Content that the target has lost in between: looked up and pushed again.
             Problem::Status { .. } if self.lost_content() || self.lost_session() => soon,
             Problem::Missing if self.side() == Side::Target => soon,
@@ -333,9 +350,10 @@ impl Error {
             message.push_str(&advice);
         }
         let (reason, message) = (self.reason(), cut(&message, 1024));
+        let side = Some(request.side);
         match self.class() {
-            Class::Transient { after } => Failure { retry_after: after, ..Failure::transient(reason, message) },
-            Class::Permanent => Failure::permanent(reason, message),
+            Class::Transient { after } => Failure { retry_after: after, side, ..Failure::transient(reason, message) },
+            Class::Permanent => Failure { side, ..Failure::permanent(reason, message) },
         }
     }
 
@@ -357,7 +375,7 @@ impl Error {
             Problem::Unauthorized(Refusal::NoChallenge) => {
                 "the registry names no way to log in that is supported".to_owned()
             }
-            Problem::Status { status, code, detail } => {
+            Problem::Status { status, code, detail, .. } => {
                 let mut text = format!("the answer is {status}");
                 if let Some(code) = code {
                     text.push(' ');
@@ -374,6 +392,7 @@ impl Error {
                 format!("it is {length} bytes long, more than the {limit} that are taken")
             }
             Problem::TooLarge { limit, length: None } => format!("it is longer than the {limit} bytes that are taken"),
+            Problem::TooMany { limit } => format!("it has more than the {limit} entries that are taken"),
             Problem::Digest { expected, actual } => format!("`{expected}` was expected, `{actual}` came"),
             Problem::Length { expected, actual } => format!("{expected} bytes were expected, {actual} came"),
             Problem::RedirectLoop { hops } => format!("redirected in a circle or too often ({hops} times)"),
@@ -382,6 +401,9 @@ impl Error {
             }
             Problem::Policy { host, why: Denied::Address } => {
                 format!("sent to `{host}`, a loopback, link-local or metadata address, which is not allowed")
+            }
+            Problem::Policy { host, why: Denied::Credentials } => {
+                format!("sent together with the credentials to `{host}`, which is not allowed")
             }
             Problem::Policy { host, why: Denied::Scheme } => format!("sent to `{host}` by something else than HTTP"),
             Problem::Missing => "it is not there".to_owned(),
@@ -424,13 +446,16 @@ impl Error {
             }
             Reason::RegistryError => "look into the registry, and into proxies before it",
             Reason::DigestMismatch => "the content was changed on its way or is damaged in the registry",
+            Reason::ManifestInvalid if matches!(self.problem(), Problem::TooMany { .. }) => {
+                "attachments can be left out with `spec.copy.attachments: Skip`"
+            }
             Reason::ManifestInvalid if matches!(self.problem(), Problem::TooLarge { .. }) => {
                 "this is not a manifest that registries take"
             }
             Reason::ManifestInvalid => "the target does not accept this manifest",
             Reason::UnsupportedMediaType => "allow this kind of manifest in the target",
             Reason::PolicyDenied => match &self.inner.problem {
-                Problem::Policy { host, why: Denied::Scheme } => {
+                Problem::Policy { host, why: Denied::Scheme | Denied::Credentials } => {
                     return format!("correct what the registry says about `{host}`");
                 }
                 Problem::Policy { host, .. } if source => {
@@ -510,7 +535,7 @@ mod tests {
 
     fn status(status: u16, code: &str, detail: &str) -> Problem {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Problem::Status { status, code: text(code), detail: text(detail) }
+        Problem::Status { status, code: text(code), detail: text(detail), after: None }
     }
 
     #[test]
@@ -545,12 +570,14 @@ mod tests {
             Problem::Garbled("the token service does not answer with a token"),
             Problem::TooLarge { limit: 4_194_304, length: Some(5_000_000) },
             Problem::TooLarge { limit: 4_194_304, length: None },
+            Problem::TooMany { limit: 10_000 },
             digest,
             Problem::Length { expected: 10, actual: 12 },
             Problem::RedirectLoop { hops: 3 },
             policy(Denied::Downgrade),
             policy(Denied::Address),
             policy(Denied::Scheme),
+            policy(Denied::Credentials),
             Problem::Missing,
         ];
         let mut lines = Vec::new();
@@ -565,6 +592,25 @@ mod tests {
             }
         }
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn a_server_error_passes_unless_waiting_cannot_help_and_hands_on_for_how_long() {
+        let after = Some(Duration::from_secs(90));
+        for (number, class) in [
+            (408, Class::Transient { after }),
+            (425, Class::Transient { after }),
+            (503, Class::Transient { after }),
+            (522, Class::Transient { after }),
+            (400, Class::Permanent),
+            (501, Class::Permanent),
+            (507, Class::Permanent),
+        ] {
+            let problem = Problem::Status { status: number, code: None, detail: None, after };
+            let error = failed(Side::Source, Method::GET, problem);
+            assert_eq!(error.class(), class, "{number}");
+            assert_eq!(error.failure().retry_after, after.filter(|_| class != Class::Permanent), "{number}");
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct RequestEvent<'a> {
     pub method: &'a Method,
     /// The status; none if there was no answer.
     pub status: Option<u16>,
+    /// True if the answer says when to come back.
+    pub told_to_wait: bool,
     /// True for the second and later attempts at the same thing.
     pub retry: bool,
     /// True for a request for a token.
@@ -64,9 +66,9 @@ pub struct RequestEvent<'a> {
 }
 
 impl RequestEvent<'_> {
-    /// True if the registry answered that there were too many requests.
+    /// True if the registry asked for patience: there were too many requests, or it said when to come back.
     pub fn throttled(&self) -> bool {
-        self.status == Some(429)
+        self.status == Some(429) || self.told_to_wait
     }
 }
 
@@ -98,13 +100,9 @@ pub enum Capability {
     Referrers,
     /// Mounting a blob from another repository.
     Mount,
-    /// Upload of a blob in one POST.
-    SinglePost,
-    /// Partial content.
-    Range,
 }
 
-const CAPABILITIES: usize = 4;
+const CAPABILITIES: usize = 2;
 
 /// Windows, holds and learnt capabilities of all hosts; one per process, shared by all clients.
 pub struct Limits {

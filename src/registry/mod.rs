@@ -36,7 +36,9 @@ pub use credentials::{Credential, Credentials, CredentialsError};
 pub use error::{Class, Denied, Error, Problem, Refusal, Trouble};
 pub use limits::{Capability, Host, Limits, Observer, Permit, RequestEvent, Throttle, Unobserved, Windows, Work};
 pub use overrides::{Override, Prefix};
-pub use settings::{ConfigError, Reload, Settings, Side, Timing, Tls};
+pub use settings::{ConfigError, Reload, Settings, Timing, Tls};
+
+pub use crate::failure::Side;
 pub use transfer::{Progress, Transferred, transfer};
 pub use upload::{Started, UploadSession};
 

@@ -7,8 +7,11 @@ use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 use tokio::time::timeout;
 
-use super::error::{Request, clean};
+use super::error::{Request, clean, passes};
 use super::{Error, Permit, Problem, Trouble};
+
+/// The longest `Retry-After` that is believed: sums of such times stay far below what a number can hold.
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(30 * 24);
 
 /// The most that is read of an answer that is an error.
 pub(super) const MAX_ERROR: u64 = 64 << 10;
@@ -18,6 +21,8 @@ pub(super) struct Reply {
     pub(super) response: reqwest::Response,
     pub(super) request: Request,
     pub(super) stall: Duration,
+    /// How long the whole body may take where it is read whole.
+    pub(super) whole: Duration,
     /// Given back when the answer has been read.
     pub(super) permit: Option<Permit>,
 }
@@ -59,8 +64,15 @@ impl Reply {
         }
     }
 
-    /// The whole body, if it is not longer than `limit`.
+    /// The whole body, if it is not longer than `limit` and comes within the time for whole answers.
     pub(super) async fn bytes(&mut self, limit: u64) -> Result<Bytes, Error> {
+        match timeout(self.whole, self.collect(limit)).await {
+            Ok(body) => body,
+            Err(_elapsed) => Err(self.error(Problem::Unreachable(Trouble::Stall))),
+        }
+    }
+
+    async fn collect(&mut self, limit: u64) -> Result<Bytes, Error> {
         if let Some(length) = self.response.content_length().filter(|length| *length > limit) {
             return Err(self.error(Problem::TooLarge { limit, length: Some(length) }));
         }
@@ -87,7 +99,7 @@ impl Reply {
             return self.error(Problem::RateLimited { after });
         }
         let code = status.as_u16();
-        if self.is_html() && status.is_client_error() && status != StatusCode::PAYLOAD_TOO_LARGE {
+        if self.is_html() && status.is_client_error() && status != StatusCode::PAYLOAD_TOO_LARGE && !passes(code) {
             return self.error(Problem::NotRegistry { status: code });
         }
         let envelope = match self.bytes(MAX_ERROR).await {
@@ -95,7 +107,7 @@ impl Reply {
             Err(_unreadable) => None,
         };
         let Envelope { code: name, message } = envelope.unwrap_or_default();
-        self.error(Problem::Status { status: code, code: name, detail: message })
+        self.error(Problem::Status { status: code, code: name, detail: message, after })
     }
 
     /// Reads a 404 as absence; an error if it does not come from a registry.
@@ -137,8 +149,12 @@ impl Envelope {
     }
 }
 
-/// `Retry-After`: seconds, or a date, which is compared with the answer's own `Date`.
+/// `Retry-After`: seconds, or a date, which is compared with the answer's own `Date`; at most 30 days.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    stated_wait(headers).map(|wait| wait.min(MAX_RETRY_AFTER))
+}
+
+fn stated_wait(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -170,6 +186,9 @@ mod tests {
         assert_eq!(after("Sun, 06 Nov 1994 08:50:37 GMT", None), None);
         assert_eq!(after("soon", now), None);
         assert_eq!(after("-1", now), None);
+        let month = Some(30 * 24 * 60 * 60);
+        assert_eq!(after("18446744073709551615", None), month);
+        assert_eq!(after("Sun, 06 Nov 2095 08:49:37 GMT", now), month);
     }
 
     #[test]

@@ -8,32 +8,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::{Credentials, Override};
+use crate::failure::Side;
 use crate::oci::Registry;
-
-/// Whose registry a client talks to. It decides which reasons failures have and what tokens are asked to allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
-    /// Where content comes from: only read.
-    Source,
-    /// Where content goes.
-    Target,
-}
-
-impl Side {
-    /// The name in messages and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Target => "target",
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// How a host is spoken to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +38,11 @@ pub struct Timing {
     pub closing: Duration,
     /// For the next bytes of a body in either direction. Default 45 s.
     pub stall: Duration,
+    /// For a whole manifest, token or error to be read, once the answer has begun. Default 2 min.
+    pub body: Duration,
+    /// A source that sends less than 64 KiB of a blob in this time, not counting what others than the source take, is
+    /// asked again. Default 60 s.
+    pub crawl: Duration,
     /// How often a request is made in all if it fails in a way that may pass. Default 5.
     pub attempts: u32,
     /// How often a whole blob is begun in all if the target breaks it. Default 4.
@@ -85,6 +66,8 @@ impl Default for Timing {
             headers: Duration::from_mins(1),
             closing: Duration::from_mins(5),
             stall: Duration::from_secs(45),
+            body: Duration::from_mins(2),
+            crawl: Duration::from_mins(1),
             attempts: 5,
             blob_attempts: 4,
             resumes: 5,

@@ -42,7 +42,9 @@ impl std::fmt::Debug for Progress<'_> {
 /// How a blob came to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transferred {
-    /// The target took it from another of its repositories.
+    /// The repository had it already.
+    Present,
+    /// The target took it from another of its repositories; or, if it was asked to take it from the same, it had it.
     Mounted,
     /// It was sent.
     Uploaded {
@@ -79,7 +81,7 @@ pub async fn transfer(
     let mut session = None;
     if mount_from.is_some() {
         if !target.mounts(to) && target.blob_exists(to, &blob.digest).await? {
-            return Ok(Transferred::Mounted);
+            return Ok(Transferred::Present);
         }
         match target.start_upload(to, &blob.digest, mount_from).await? {
             Started::Mounted => return Ok(Transferred::Mounted),

@@ -6,16 +6,16 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::auth::Scopes;
 use super::client::Inner;
-use super::error::{Request, authority, redact};
+use super::error::{Request, authority, passes, redact};
 use super::policy::{self, Guard, OutOfReach, Reach};
-use super::reply::{MAX_ERROR, Reply, retry_after};
+use super::reply::{MAX_ERROR, Reply};
 use super::upload::Feed;
 use super::{Denied, Error, Problem, RequestEvent, Tls, Trouble, Work};
 use crate::oci::{Registry, Repository};
@@ -91,6 +91,14 @@ impl<'a> Ask<'a> {
     }
 }
 
+/// One step of a request: a redirect changes where it goes, and maybe how.
+struct Hop {
+    method: Method,
+    url: Url,
+    /// Without what the request is to send: a 303 leads to something to be read.
+    bare: bool,
+}
+
 fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
 }
@@ -133,7 +141,7 @@ impl Inner {
 
     /// Makes a request until it is answered in a way that does not pass by itself.
     ///
-    /// Answers with 408, 429, 500, 502, 503 and 504 come back as errors, and so does a final 401.
+    /// Answers whose status [`passes`] come back as errors, and so does a final 401.
     pub(super) async fn send(&self, mut ask: Ask<'_>) -> Result<Reply, Error> {
         let timing = &self.settings.timing;
         let attempts = if ask.attempts == 0 { timing.attempts } else { ask.attempts };
@@ -141,31 +149,30 @@ impl Inner {
         let (mut failed, mut limited, mut waited) = (0, 0, Duration::ZERO);
         loop {
             while let Some(left) = host.held() {
-                if waited + left > timing.max_throttled {
+                if waited.saturating_add(left) > timing.max_throttled {
                     return Err(self.ask_error(&ask, Problem::RateLimited { after: Some(left) }));
                 }
-                waited += left;
+                waited = waited.saturating_add(left);
                 sleep(left + self.backoff(0)).await;
             }
             let once = matches!(ask.payload, Payload::Stream(_));
-            let result = self.once(&mut ask, failed + limited > 0).await;
-            let (error, told) = match result {
-                Ok(reply) => match reply.status().as_u16() {
-                    408 | 429 | 500 | 502 | 503 | 504 => {
-                        let told = retry_after(reply.response.headers());
-                        (reply.into_error().await, told)
-                    }
-                    _ => return Ok(reply),
-                },
-                Err(error) => (error, None),
+            let (error, own) = match self.once(&mut ask, failed + limited > 0).await {
+                Ok(reply) if passes(reply.status().as_u16()) => (reply.into_error().await, true),
+                Ok(reply) => return Ok(reply),
+                // It may be the token service's.
+                Err(error) => (error, false),
             };
             let limit = matches!(error.problem(), Problem::RateLimited { .. });
-            let passing = match error.problem() {
-                Problem::Unreachable(_) | Problem::RateLimited { .. } => true,
-                Problem::Status { status, .. } => matches!(status, 408 | 500 | 502 | 503 | 504),
-                _ => false,
+            let (passing, told) = match error.problem() {
+                Problem::Unreachable(_) => (true, None),
+                Problem::RateLimited { after } => (true, *after),
+                Problem::Status { status, after, .. } => (passes(*status), *after),
+                _ => (false, None),
             };
-            if limit && let Some(told) = told {
+            if limit
+                && own
+                && let Some(told) = told
+            {
                 host.hold(told);
             }
             if !passing || once {
@@ -175,7 +182,7 @@ impl Inner {
             let wait = self.backoff(round).max(told.unwrap_or_default());
             if limit {
                 limited += 1;
-                waited += wait.max(timing.backoff);
+                waited = waited.saturating_add(wait.max(timing.backoff));
                 if waited > timing.max_throttled {
                     return Err(error);
                 }
@@ -220,24 +227,28 @@ impl Inner {
     ) -> Result<Reply, Error> {
         let home = if ask.scopes.is_some() { &ask.place.base } else { &ask.url };
         let home = home.clone();
-        let (mut url, mut method) = (ask.url.clone(), ask.method.clone());
+        let mut hop = Hop { method: ask.method.clone(), url: ask.url.clone(), bare: false };
         let mut authorization = authorization;
-        let mut seen = vec![url.clone()];
+        let mut seen = vec![hop.url.clone()];
         loop {
-            if !same_origin(&url, &home) {
+            if !same_origin(&hop.url, &home) {
                 authorization = None;
             }
-            let client = self.route(ask, &url).await?;
+            let client = self.route(ask, &hop.url).await?;
             let mut headers = ask.headers.clone();
+            if hop.bare {
+                headers.remove(CONTENT_LENGTH);
+                headers.remove(CONTENT_TYPE);
+            }
             if let Some(value) = authorization {
                 headers.insert(AUTHORIZATION, value.clone());
             }
-            let mut reply = self.exchange(ask, &client, &method, &url, headers, retry).await?;
+            let mut reply = self.exchange(ask, &client, &hop, headers, retry).await?;
             let status = reply.status().as_u16();
             let Some(location) = reply.text(LOCATION).filter(|_| matches!(status, 301 | 302 | 303 | 307 | 308)) else {
                 return Ok(reply);
             };
-            let mut next = match url.join(location) {
+            let mut next = match hop.url.join(location) {
                 Ok(next) => next,
                 Err(error) => {
                     let problem = Problem::Garbled("a redirect leads to something that is not an address");
@@ -248,19 +259,25 @@ impl Inner {
             if matches!(ask.payload, Payload::Stream(_)) {
                 return Err(reply.error(Problem::Garbled("the registry redirects an upload")));
             }
-            if status == 303 && method != Method::HEAD {
-                method = Method::GET;
-                ask.payload = Payload::Empty;
+            if status == 303 && hop.method != Method::HEAD {
+                hop.method = Method::GET;
+                hop.bare = true;
+            }
+            // A token may be asked for with a secret in the body.
+            let secret = ask.scopes.is_none() && !hop.bare && !matches!(ask.payload, Payload::Empty);
+            if secret && !same_origin(&next, &home) {
+                let problem = Problem::Policy { host: authority(&next), why: Denied::Credentials };
+                return Err(reply.error(problem));
             }
             if seen.contains(&next) || seen.len() > MAX_HOPS {
                 return Err(reply.error(Problem::RedirectLoop { hops: seen.len() }));
             }
-            if url.scheme() == "https" && next.scheme() == "http" && self.tls_of(&next) != Some(Tls::Plain) {
+            if hop.url.scheme() == "https" && next.scheme() == "http" && self.tls_of(&next) != Some(Tls::Plain) {
                 let problem = Problem::Policy { host: authority(&next), why: Denied::Downgrade };
                 return Err(reply.error(problem));
             }
             seen.push(next.clone());
-            url = next;
+            hop.url = next;
             // The body of a redirect is of no use; a short one is read so that the connection stays.
             if reply.response.content_length().is_some_and(|length| length <= MAX_ERROR) {
                 reply.bytes(MAX_ERROR).await.ok();
@@ -273,20 +290,22 @@ impl Inner {
         &self,
         ask: &mut Ask<'_>,
         client: &reqwest::Client,
-        method: &Method,
-        url: &Url,
+        hop: &Hop,
         headers: HeaderMap,
         retry: bool,
     ) -> Result<Reply, Error> {
+        let Hop { method, url, bare } = hop;
         let timing = &self.settings.timing;
         let request = self.request(ask.place, method, url, &ask.asked);
         let builder = client.request(method.clone(), url.clone()).headers(headers);
         let started = Instant::now();
         let limit = timing.connect + timing.headers;
         let result = match &mut ask.payload {
-            Payload::Empty => timeout(limit, builder.send()).await.map_err(|_elapsed| Trouble::Headers),
-            Payload::Bytes(bytes) => {
+            Payload::Bytes(bytes) if !bare => {
                 timeout(limit, builder.body(bytes.clone()).send()).await.map_err(|_elapsed| Trouble::Headers)
+            }
+            Payload::Empty | Payload::Bytes(_) => {
+                timeout(limit, builder.send()).await.map_err(|_elapsed| Trouble::Headers)
             }
             Payload::Stream(feed) => match feed.body() {
                 Some(body) => feed.guard(timing, builder.body(body).send()).await,
@@ -297,18 +316,21 @@ impl Inner {
             Ok(Ok(response)) => Some(response.status().as_u16()),
             _ => None,
         };
+        let told_to_wait =
+            result.as_ref().is_ok_and(|sent| sent.as_ref().is_ok_and(|it| it.headers().contains_key(RETRY_AFTER)));
         let host = authority(url);
         self.limits.observer().request(&RequestEvent {
             host: &host,
             side: self.settings.side,
             method,
             status,
+            told_to_wait,
             retry,
             token: ask.scopes.is_none(),
             elapsed: started.elapsed(),
         });
         match result {
-            Ok(Ok(response)) => Ok(Reply { response, request, stall: timing.stall, permit: None }),
+            Ok(Ok(response)) => Ok(Reply { response, request, stall: timing.stall, whole: timing.body, permit: None }),
             Ok(Err(error)) => Err(classify(request, url, error)),
             Err(trouble) => Err(Error::new(request, Problem::Unreachable(trouble))),
         }

@@ -9,7 +9,8 @@ use super::{
     ClusterOutputs, CopyOptions, Fault, FaultKind, Identity, Invalid, MirrorSetOutput, Override, PROGRESS_DEADLINE,
     Request, SHORTEST, Source, TRUST_BUNDLE_KEY, Target, content, units,
 };
-use crate::api::{self, ImageSetMirror, MirrorSourcePolicy, OutputPolicy, Removal, Tls, schema};
+use crate::api::schema::{self, Lists};
+use crate::api::{self, ImageSetMirror, MirrorSourcePolicy, OutputPolicy, Removal, Tls};
 use crate::oci::{NameError, Registry, Repository, RepositoryPath};
 
 /// The faults found so far.
@@ -39,11 +40,11 @@ impl Faults {
     }
 
     /// The mistakes of single fields first, then what the schema's bounds add for fields not named yet.
-    fn finish(mut self, object: &ImageSetMirror) -> Vec<Fault> {
+    fn finish(mut self, object: &ImageSetMirror, lists: Lists) -> Vec<Fault> {
         let mut found = Vec::new();
         let spec = serde_json::to_value(&object.spec).unwrap_or_default();
         if let Some(schema) = schema::SCHEMA.pointer("/properties/spec") {
-            schema::bounds(schema, &spec, "spec", &mut found);
+            schema::bounds(schema, &spec, "spec", lists, &mut found);
         }
         let named: BTreeSet<String> =
             self.0.iter().filter(|fault| fault.kind == FaultKind::Invalid).map(|fault| fault.field.clone()).collect();
@@ -59,19 +60,27 @@ impl Faults {
 impl Request {
     /// Checks the whole object and lists every fault found.
     pub fn try_new(object: &ImageSetMirror) -> Result<Self, Invalid> {
+        Self::check(object, Lists::Capped)
+    }
+
+    /// The same for what was read from a file. Its lists may have any length: the caps keep the API server's work small.
+    pub fn of_file(object: &ImageSetMirror) -> Result<Self, Invalid> {
+        Self::check(object, Lists::Open)
+    }
+
+    fn check(object: &ImageSetMirror, lists: Lists) -> Result<Self, Invalid> {
         let mut faults = Faults::default();
         let spec = &object.spec;
         let identity = identity(object, &mut faults);
         let mut warnings = Vec::new();
         let target = target(&spec.target, &mut faults);
-        let prefix = target.as_ref().and_then(|target| target.prefix.as_ref());
-        let (additional, blocked) = content::read(&spec.mirror, prefix, &mut faults, &mut warnings);
+        let (additional, blocked) = content::read(&spec.mirror, target.as_ref(), &mut faults, &mut warnings);
         let source = source(&spec.source, &mut faults);
         let interval = duration("spec.interval", spec.interval.as_deref(), &mut faults);
         let progress_deadline = duration("spec.progressDeadline", spec.progress_deadline.as_deref(), &mut faults);
         let copy = copy(&spec.copy, &mut faults);
         let cluster = cluster(&spec.cluster_resources, &mut faults);
-        let faults = faults.finish(object);
+        let faults = faults.finish(object, lists);
         match target {
             Some(target) if faults.is_empty() => Ok(Self {
                 identity,
@@ -107,6 +116,13 @@ pub fn request_token(object: &ImageSetMirror) -> Option<String> {
     Some(crate::failure::cut(&token, api::limits::TEXT))
 }
 
+/// True if the sync that is asked for now is to rely on nothing that earlier ones found.
+pub fn is_forced(object: &ImageSetMirror) -> bool {
+    let Some(annotations) = &object.metadata.annotations else { return false };
+    let forced = annotations.get(api::FORCE_AT_ANNOTATION).filter(|value| !value.is_empty());
+    forced.is_some() && forced == annotations.get(api::REQUESTED_AT_ANNOTATION)
+}
+
 fn identity(object: &ImageSetMirror, faults: &mut Faults) -> Identity {
     let metadata = &object.metadata;
     let name = metadata.name.clone().unwrap_or_default();
@@ -120,12 +136,33 @@ fn identity(object: &ImageSetMirror, faults: &mut Faults) -> Identity {
                 "has {length} characters; at most {most} are allowed, since names of other objects are made from it"
             ),
         );
+    } else if !name.split('.').all(is_label) {
+        faults.invalid(
+            "metadata.name",
+            format!(
+                "`{name}` is not a name: write lower-case letters, digits, `-` and `.`, with a letter or digit at both ends and \
+                 beside each `.`"
+            ),
+        );
     }
-    Identity {
-        namespace: metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
-        name,
-        uid: metadata.uid.clone().unwrap_or_default(),
+    let given = metadata.namespace.clone().filter(|namespace| !namespace.is_empty());
+    let namespace = given.unwrap_or_else(|| "default".to_owned());
+    if !is_label(&namespace) {
+        faults.invalid(
+            "metadata.namespace",
+            format!(
+                "`{namespace}` is not a namespace: write at most 63 lower-case letters, digits and `-`, with a letter or digit at \
+                 both ends"
+            ),
+        );
     }
+    Identity { namespace, name, uid: metadata.uid.clone().unwrap_or_default() }
+}
+
+/// True for a label of DNS as RFC 1123 has it.
+fn is_label(text: &str) -> bool {
+    let inner = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    inner && (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 fn target(spec: &api::Target, faults: &mut Faults) -> Option<Target> {
@@ -152,6 +189,15 @@ fn target(spec: &api::Target, faults: &mut Faults) -> Option<Target> {
     let prefix = match spec.path_prefix.as_deref() {
         None | Some("") => None,
         Some(text) => faults.parse::<RepositoryPath>("spec.target.pathPrefix", text),
+    };
+    let prefix = match prefix {
+        Some(prefix) if content::holds_records(prefix.as_str()) => {
+            let message =
+                format!("`{prefix}` is where records of what was mirrored are kept: set another `pathPrefix`");
+            faults.invalid("spec.target.pathPrefix", message);
+            None
+        }
+        prefix => prefix,
     };
     if spec.tls == Tls::Plain && spec.trust_bundle.is_some() {
         faults.invalid(

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::build::Faults;
-use super::{AdditionalImage, Pattern, pattern};
+use super::{AdditionalImage, Pattern, Target, pattern};
 use crate::api::content::{self as api, Content};
 use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
 
 /// Longest repository path of a target.
 const MAX_PATH: usize = 255;
+/// Where every object keeps records of what was mirrored, below its prefix.
+const RECORDS: &str = "/imageset-mirror/state/";
 
 pub(super) fn read(
     spec: &Content,
-    prefix: Option<&RepositoryPath>,
+    target: Option<&Target>,
     faults: &mut Faults,
     warnings: &mut Vec<String>,
 ) -> (Vec<AdditionalImage>, Vec<Pattern>) {
@@ -52,20 +54,19 @@ pub(super) fn read(
     if !spec.samples.is_empty() {
         warnings.push("spec.mirror.samples has no effect, as in oc-mirror: it can be left out".to_owned());
     }
-    let additional = additional(&spec.additional_images, prefix, faults);
-    let mut blocked = Vec::new();
-    for (index, entry) in spec.blocked_images.iter().enumerate() {
-        match pattern::compile(&entry.name) {
-            Ok(pattern) => blocked.push(pattern),
-            Err(message) => faults.invalid(format!("spec.mirror.blockedImages[{index}].name"), message),
-        }
+    let compiled: Vec<_> = spec.blocked_images.iter().map(|entry| pattern::compile(&entry.name)).collect();
+    let blocked: Vec<Pattern> = compiled.iter().flatten().cloned().collect();
+    let additional = additional(&spec.additional_images, target, &blocked, faults);
+    for (index, message) in compiled.into_iter().enumerate().filter_map(|(index, found)| Some((index, found.err()?))) {
+        faults.invalid(format!("spec.mirror.blockedImages[{index}].name"), message);
     }
     (additional, blocked)
 }
 
 fn additional(
     entries: &[api::AdditionalImage],
-    prefix: Option<&RepositoryPath>,
+    target: Option<&Target>,
+    blocked: &[Pattern],
     faults: &mut Faults,
 ) -> Vec<AdditionalImage> {
     let mut images = Vec::new();
@@ -78,16 +79,36 @@ fn additional(
         let tag_field = format!("{field}.targetTag");
         let target_tag = entry.target_tag.as_ref().and_then(|text| faults.parse::<Tag>(&tag_field, text));
         let Some(named) = named else { continue };
-        let image = AdditionalImage {
+        let mut image = AdditionalImage {
             written: entry.name.clone(),
             name: Reference::split(&entry.name).0.to_owned(),
             named,
             target_repo,
             target_tag,
             platforms: platforms(&entry.platforms),
+            blocked_by: None,
         };
         let (path, tag) = place(&image);
-        let length = prefix.map_or(0, |prefix| prefix.as_str().len() + 1) + path.len();
+        let full = match target.and_then(|target| target.prefix.as_ref()) {
+            Some(prefix) => format!("{prefix}/{path}"),
+            None => path.clone(),
+        };
+        let destination = target.map(|target| format!("{}/{full}:{tag}", target.registry));
+        image.blocked_by = Pattern::blocking(blocked, &image.written, destination.as_deref()).map(str::to_owned);
+        if image.blocked_by.is_some() {
+            images.push(image);
+            continue;
+        }
+        if holds_records(&full) {
+            let wrong = if image.target_repo.is_some() { &repo_field } else { &format!("{field}.name") };
+            faults.invalid(
+                wrong,
+                format!(
+                    "`{full}` in the target is where records of what was mirrored are kept: set another `targetRepo`"
+                ),
+            );
+        }
+        let length = full.len();
         if length > MAX_PATH {
             faults.invalid(
                 format!("{field}.name"),
@@ -111,6 +132,11 @@ fn additional(
         images.push(image);
     }
     images
+}
+
+/// True for a path that is, or lies below, the place of the records of some object; its prefix may be any.
+pub(super) fn holds_records(path: &str) -> bool {
+    format!("/{path}/").contains(RECORDS)
 }
 
 /// Where an image would go below the prefix, as far as the entry alone says it.

@@ -18,7 +18,7 @@ mod key;
 mod pattern;
 mod units;
 
-pub use build::request_token;
+pub use build::{is_forced, request_token};
 
 /// Whether a fault is a mistake or something that is not built yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +100,8 @@ pub struct AdditionalImage {
     pub target_tag: Option<Tag>,
     /// Platforms to copy of an index; empty for all.
     pub platforms: BTreeSet<Platform>,
+    /// The expression of `blockedImages` that leaves it out: nobody is asked about it.
+    pub blocked_by: Option<String>,
 }
 
 /// An expression of `blockedImages`.
@@ -109,6 +111,18 @@ pub struct Pattern {
     pub text: String,
     /// The same, compiled; not anchored.
     pub regex: regex::Regex,
+}
+
+impl Pattern {
+    /// The expression that leaves an image out: one that matches somewhere in its name as written or in its destination. The
+    /// smallest of several, so that the order in which they are written does not matter.
+    pub fn blocking<'a>(patterns: &'a [Self], written: &str, destination: Option<&str>) -> Option<&'a str> {
+        let written = written.split_once("://").map_or(written, |(_, rest)| rest);
+        let hit = |pattern: &&Self| {
+            pattern.regex.is_match(written) || destination.is_some_and(|name| pattern.regex.is_match(name))
+        };
+        patterns.iter().filter(hit).map(|pattern| pattern.text.as_str()).min()
+    }
 }
 
 /// Where to.

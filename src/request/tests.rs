@@ -217,6 +217,65 @@ fn a_path_that_gets_too_long_in_the_target_is_found_before_it_is_pushed() {
 }
 
 #[test]
+fn what_is_blocked_meets_nothing_and_is_never_too_long() {
+    let mut spec = with(
+        "mirror",
+        json!({
+            "additionalImages": [
+                {"name": format!("quay.io/a:t@{A}")},
+                {"name": format!("gone.io/a:t@{B}")},
+                {"name": format!("gone.io/{}:1", "a".repeat(200))},
+                {"name": "quay.io/x/b:1", "targetRepo": "away/b"},
+            ],
+            "blockedImages": [{"name": r"^h\.example:5000/b+/away/b:1$"}, {"name": "^gone"}, {"name": "gone.io"}],
+        }),
+    );
+    spec["target"]["pathPrefix"] = json!("b".repeat(60));
+    let request = request(spec);
+    let blocked: Vec<_> = request.additional.iter().map(|image| image.blocked_by.as_deref()).collect();
+    assert_eq!(blocked, [None, Some("^gone"), Some("^gone"), Some(r"^h\.example:5000/b+/away/b:1$")]);
+}
+
+#[test]
+fn names_are_those_of_kubernetes() {
+    for (field, text, good) in [
+        ("name", "a.b-c.9", true),
+        ("name", "My_Set", false),
+        ("name", "a..b", false),
+        ("name", "-a", false),
+        ("namespace", "team-1", true),
+        ("namespace", "", true),
+        ("namespace", "a.b", false),
+        ("namespace", "Team", false),
+    ] {
+        let mut object = object(base());
+        let slot = if field == "name" { &mut object.metadata.name } else { &mut object.metadata.namespace };
+        *slot = Some(text.to_owned());
+        let fields = Request::try_new(&object).err().map(|invalid| invalid.faults[0].field.clone());
+        assert_eq!(fields, (!good).then(|| format!("metadata.{field}")), "{text}");
+    }
+}
+
+#[test]
+fn the_place_of_our_own_records_is_nobodys_destination() {
+    for (prefix, image, field) in [
+        ("", json!({"name": "q.io/a:1", "targetRepo": "imageset-mirror/state"}), "additionalImages[0].targetRepo"),
+        ("", json!({"name": "q.io/a:1", "targetRepo": "x/imageset-mirror/state/y"}), "additionalImages[0].targetRepo"),
+        ("imageset-mirror", json!({"name": "q.io/state:1"}), "additionalImages[0].name"),
+        ("x", json!({"name": "q.io/imageset-mirror/state:1"}), "additionalImages[0].name"),
+        ("x/imageset-mirror/state", json!({"name": "q.io/a:1"}), "pathPrefix"),
+    ] {
+        let mut spec = with("mirror/additionalImages", json!([image]));
+        spec["target"]["pathPrefix"] = json!(prefix);
+        let found = faults(spec);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].0.ends_with(field) && found[0].1.contains("records of what was mirrored"), "{found:?}");
+    }
+    let near = json!([{"name": "q.io/a:1", "targetRepo": "my-imageset-mirror/state"}]);
+    assert!(Request::try_new(&object(with("mirror/additionalImages", near))).is_ok());
+}
+
+#[test]
 fn the_key_changes_with_what_a_sync_reads_and_with_nothing_else() {
     let key = request(base()).key();
     assert_eq!(key.len(), 64);
@@ -324,4 +383,16 @@ proptest! {
             prop_assert!(whole(&image), "{text}");
         }
     }
+}
+
+#[test]
+fn a_sync_is_forced_if_both_annotations_have_one_value() {
+    let ask = |requested: &str, forced: &str| {
+        let mut object = ImageSetMirror::default();
+        let values = [("mirror.openshift.io/requested-at", requested), ("mirror.openshift.io/force-at", forced)];
+        object.metadata.annotations = Some(values.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        is_forced(&object)
+    };
+    assert!(ask("1", "1"));
+    assert!(!ask("2", "1") && !ask("", "") && !is_forced(&ImageSetMirror::default()));
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    DestinationRule, Document, DocumentKey, Documents, Item, Origin, OriginKind, PathRule, Source, Step, TagRule,
-    Wanted,
+    DestinationRule, Document, DocumentKey, Documents, Item, LeftOut, Origin, OriginKind, PathRule, Source, Step,
+    TagRule, Wanted,
 };
 use crate::oci::Digest;
 use crate::request::AdditionalImage;
@@ -12,7 +12,7 @@ use crate::request::AdditionalImage;
 /// Turns entries into items, once the digests of all tags are known or known to be out of reach.
 ///
 /// Each entry stands alone: a tag that cannot be resolved fails its own entry and no other. An image with tag and digest
-/// is the one of the digest; its tag is only a name in the target.
+/// is the one of the digest; its tag is only a name in the target. What is blocked is not looked up.
 pub fn step(images: &[AdditionalImage], documents: &Documents) -> Step<Wanted> {
     let need: BTreeSet<_> = images.iter().filter_map(key).filter(|key| !documents.contains_key(key)).collect();
     if !need.is_empty() {
@@ -21,6 +21,10 @@ pub fn step(images: &[AdditionalImage], documents: &Documents) -> Step<Wanted> {
     let mut wanted = Wanted::default();
     for image in images {
         let origin = Origin { kind: OriginKind::Additional, name: image.written.clone() };
+        if let Some(pattern) = &image.blocked_by {
+            wanted.left_out.push(LeftOut { origin, named: image.named.clone(), pattern: pattern.clone() });
+            continue;
+        }
         let digest = match (image.named.digest(), key(image).and_then(|key| documents.get(&key))) {
             (Some(digest), _) | (None, Some(Ok(Document::Digest(digest)))) => digest,
             (None, Some(Err(failure))) => {
@@ -36,7 +40,8 @@ pub fn step(images: &[AdditionalImage], documents: &Documents) -> Step<Wanted> {
 }
 
 fn key(image: &AdditionalImage) -> Option<DocumentKey> {
-    image.named.digest().is_none().then(|| DocumentKey::TagDigest(image.named.clone()))
+    let wanted = image.blocked_by.is_none() && image.named.digest().is_none();
+    wanted.then(|| DocumentKey::TagDigest(image.named.clone()))
 }
 
 fn item(image: &AdditionalImage, origin: Origin, digest: &Digest) -> Item {
@@ -70,6 +75,7 @@ mod tests {
             target_repo: repo.map(|repo| repo.parse().unwrap()),
             target_tag: tag.map(|tag| tag.parse().unwrap()),
             platforms: BTreeSet::new(),
+            blocked_by: None,
         }
     }
 
@@ -119,6 +125,20 @@ mod tests {
                 "{written}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_blocked_is_neither_looked_up_nor_forgotten() {
+        let mut gone = image("quay.io/gone/a:1", None, None);
+        gone.blocked_by = Some("gone".to_owned());
+        let digest = format!("quay.io/ok/b@sha256:{HEX}");
+        let wanted = done(step(&[gone, image(&digest, None, None)], &Documents::new()));
+        assert!(wanted.complete());
+        let root = TargetRoot { registry: "m.io".parse().unwrap(), prefix: None };
+        let plan = Plan::new(&wanted, &root, &[], TargetId(String::new())).unwrap();
+        let blocked: Vec<_> =
+            plan.blocked.iter().map(|left| (left.asked.origin.name.as_str(), left.pattern.as_str())).collect();
+        assert_eq!((plan.items.len(), blocked), (1, vec![("quay.io/gone/a:1", "gone")]));
     }
 
     #[test]

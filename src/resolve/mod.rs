@@ -176,6 +176,19 @@ pub struct Wanted {
     pub items: Vec<Item>,
     /// The origins that could not be resolved, and why.
     pub failures: Vec<(Origin, Failure)>,
+    /// What `blockedImages` left out before anybody was asked about it.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An image that is not wanted, as its name alone tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Who would have asked for it.
+    pub origin: Origin,
+    /// The image as named there.
+    pub named: Reference,
+    /// The expression that matches.
+    pub pattern: String,
 }
 
 impl Wanted {
@@ -192,6 +205,7 @@ impl Wanted {
             item
         }));
         self.failures.extend(other.failures);
+        self.left_out.extend(other.left_out);
     }
 }
 

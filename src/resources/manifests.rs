@@ -94,6 +94,12 @@ impl Manifests {
     }
 }
 
+/// All keys that the data can have.
+pub fn manifest_keys() -> impl Iterator<Item = String> {
+    let of_kind = |kind: MirrorKind| ["", "-pending"].map(|held| format!("{}{held}.yaml", kind.short()));
+    MirrorKind::ALL.into_iter().flat_map(of_kind).chain([APPLIED.to_owned()])
+}
+
 /// What a `ConfigMap` of manifests holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stored {

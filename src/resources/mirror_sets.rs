@@ -1,9 +1,10 @@
 //! From a plan to mirror rules: which source is found where in the target.
 //!
 //! A rule names a namespace when source and target path end alike by whole components, and a repository otherwise. Nodes
-//! apply a rule to everything below its source, and only the most specific one; so a rule for a namespace, or for a whole
-//! host, is made only if every planned image below it lies below its mirror at the same path, and none is made for a
-//! namespace of the target registry itself, whose own names must keep their meaning.
+//! apply a rule to everything below its source, and only the most specific one; so a rule for a namespace is made only if
+//! every planned image below it lies below its mirror at the same path or has a narrower rule of its own, and one for a whole
+//! host, or for a source that may not be contacted, only if all of them lie there. None is made for a namespace of the target
+//! registry itself, whose own names must keep their meaning.
 //!
 //! Scopes follow from the plan alone, never from what was copied: a failure delays a rule and does not reshape it.
 
@@ -103,7 +104,8 @@ pub fn rules(
     for found in &uses {
         let wide = widened(&found.source, &found.mirror).filter(|_| scope == Scope::Widest);
         let wide = wide.filter(|(source, mirror)| {
-            *checked.entry((source, mirror)).or_insert_with(|| right(&homes, source, mirror))
+            let strict = policy == MirrorSourcePolicy::NeverContactSource || !source.contains('/');
+            *checked.entry((source, mirror)).or_insert_with(|| right(&homes, source, mirror, strict))
         });
         // Nodes look at the source itself anyway, so a rule from it to itself is none.
         let (source, mirror) = wide.unwrap_or((&found.source, &found.mirror));
@@ -196,11 +198,16 @@ fn widened<'a>(source: &'a str, mirror: &'a str) -> Option<(&'a str, &'a str)> {
     Some((source.rsplit_once('/')?.0, mirror.rsplit_once('/')?.0))
 }
 
-/// True if everything planned below `source` lies below `mirror` at the same path.
-fn right(homes: &BTreeMap<&str, BTreeSet<&str>>, source: &str, mirror: &str) -> bool {
+/// True if everything planned below `source` lies below `mirror` at the same path; unless `strict`, also what gets a narrower
+/// rule may lie elsewhere.
+fn right(homes: &BTreeMap<&str, BTreeSet<&str>>, source: &str, mirror: &str, strict: bool) -> bool {
     let below = homes.range(source..).take_while(|(name, _)| name.starts_with(source));
     below.filter(|(name, _)| within(name, source)).all(|(name, places)| {
         let rest = name.strip_prefix(source).unwrap_or_default();
-        places.iter().all(|place| place.strip_prefix(mirror) == Some(rest))
+        // The rule of such a place is as wide as this one, and would be a second mirror of it.
+        let rival = |place: &str| widened(name, place).is_some_and(|(wide, _)| wide == source);
+        places
+            .iter()
+            .all(|place| place.strip_prefix(mirror) == Some(rest) || !strict && *name != source && !rival(place))
     })
 }

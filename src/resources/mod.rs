@@ -27,7 +27,7 @@ mod repair;
 mod set;
 
 pub use desired::{Desired, Inputs};
-pub use manifests::{CONFIG_MAP_LIMIT, ManifestsError, ObjectName, Stored};
+pub use manifests::{CONFIG_MAP_LIMIT, ManifestsError, ObjectName, Stored, manifest_keys};
 pub use merge::{Impact, MACHINE_CONFIG_LIMIT, Merged};
 pub use repair::{Repair, Withdrawal, repair, withdraw};
 pub use set::{Entries, Entry, MirrorKind, MirrorSet, object_name};

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{broken, chunks};
-use crate::failure::Failure;
+use super::{MayCommit, broken, chunks};
+use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag, media_type};
 use crate::registry::{self, By, Client, Problem, SMALL_BLOB};
 
@@ -12,6 +12,27 @@ use crate::registry::{self, By, Client, Problem, SMALL_BLOB};
 pub(super) const MAX_LAYER: u64 = SMALL_BLOB;
 /// The content of the empty descriptor of OCI image-spec 1.1.
 const EMPTY: &[u8] = b"{}";
+
+/// Why an artifact was not written.
+pub(super) enum Refused {
+    Stopped,
+    Registry(registry::Error),
+}
+
+impl From<registry::Error> for Refused {
+    fn from(error: registry::Error) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Stopped => Self::transient(Reason::Cancelled, "stopped before it was done"),
+            Refused::Registry(error) => error.failure(),
+        }
+    }
+}
 
 /// An artifact: its layers, in order.
 pub(super) struct Artifact {
@@ -41,7 +62,8 @@ impl Artifact {
         repository: &Repository,
         tag: &Tag,
         kind: &str,
-    ) -> Result<(), Failure> {
+        may_commit: MayCommit<'_>,
+    ) -> Result<(), Refused> {
         let config = write_blob(client, repository, media_type::OCI_EMPTY, Bytes::from_static(EMPTY)).await?;
         let descriptor = |blob: &Descriptor| serde_json::json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size});
         let manifest = serde_json::json!({
@@ -52,7 +74,10 @@ impl Artifact {
             "layers": self.layers.iter().map(descriptor).collect::<Vec<_>>(),
         });
         let manifest = RawManifest::new(Bytes::from(manifest.to_string()), media_type::OCI_IMAGE);
-        client.put_manifest(repository, By::Tag(tag), &manifest).await.map_err(|error| error.failure())?;
+        if !may_commit() {
+            return Err(Refused::Stopped);
+        }
+        client.put_manifest(repository, By::Tag(tag), &manifest).await?;
         Ok(())
     }
 }
@@ -68,14 +93,9 @@ pub(super) async fn read_layer(
     }
     match client.blob_bytes(repository, layer).await {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if lost(&error) => Ok(None),
+        Err(error) if *error.problem() == Problem::Missing => Ok(None),
         Err(error) => Err(error.failure()),
     }
-}
-
-fn lost(error: &registry::Error) -> bool {
-    matches!(error.problem(), Problem::Missing)
-        || error.status().is_some_and(|status| status == http::StatusCode::NOT_FOUND)
 }
 
 /// All lines, and those of a later version as they are.
@@ -99,14 +119,19 @@ pub(super) async fn write_lines(
         if layer.len() as u64 > MAX_LAYER {
             return Err(broken(repository, "one entry of our own state is larger than a layer of it may be"));
         }
-        layers.push(write_blob(client, repository, kind, layer).await?);
+        layers.push(write_blob(client, repository, kind, layer).await.map_err(|error| error.failure())?);
     }
     Ok(layers)
 }
 
-async fn write_blob(client: &Client, repository: &Repository, kind: &str, bytes: Bytes) -> Result<Descriptor, Failure> {
+async fn write_blob(
+    client: &Client,
+    repository: &Repository,
+    kind: &str,
+    bytes: Bytes,
+) -> Result<Descriptor, registry::Error> {
     let digest = Digest::of(&bytes);
     let size = bytes.len() as u64;
-    client.put_bytes(repository, &digest, bytes).await.map_err(|error| error.failure())?;
+    client.put_bytes(repository, &digest, bytes).await?;
     Ok(Descriptor { media_type: kind.to_owned(), digest, size, platform: None, urls: Vec::new() })
 }

@@ -19,7 +19,7 @@ use crate::oci::{Descriptor, Digest, NameError, Registry, Repository, Repository
 use crate::plan::{Plan, PlanItem};
 use crate::registry::Client;
 
-use artifact::Artifact;
+use artifact::{Artifact, Refused};
 
 /// Media type of the ledger artifact and its layers.
 const LEDGER_TYPE: &str = "application/vnd.imageset-mirror.ledger.v1+json";
@@ -27,6 +27,9 @@ const LEDGER_TYPE: &str = "application/vnd.imageset-mirror.ledger.v1+json";
 const PLAN_TYPE: &str = "application/vnd.imageset-mirror.plan.v1+json";
 /// The ledger is rewritten into few layers when appending has made this many more than it needs.
 const COMPACT_ABOVE: usize = 64;
+
+/// Asked right before a tag is put: false if somebody else may be in charge by now.
+pub type MayCommit<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// Where one object's state is.
 #[derive(Clone, Debug)]
@@ -176,36 +179,37 @@ impl Ledger {
     /// Writes what is new; no request if nothing is.
     ///
     /// # Errors
-    /// The registry does not take it. What is new stays new.
-    pub async fn save(&mut self, client: &Client, place: &Place) -> Result<(), Failure> {
+    /// The registry does not take it, or it may not be written. What is new stays new.
+    pub async fn save(&mut self, client: &Client, place: &Place, may_commit: MayCommit<'_>) -> Result<(), Failure> {
         if self.new.is_empty() {
             return Ok(());
         }
         let full = self.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size)) / artifact::MAX_LAYER;
         let small = self.layers.len().saturating_sub(usize::try_from(full).unwrap_or(usize::MAX));
         if self.layers.is_empty() || small > COMPACT_ABOVE {
-            return self.rewrite(client, place).await;
+            return self.rewrite(client, place, may_commit).await;
         }
         let mut layers = self.layers.clone();
         let lines = self.new.iter().map(serde_json::to_string);
         layers.extend(artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?);
-        let written =
-            Artifact { layers: layers.clone() }.store(client, &place.repository, &place.ledger, LEDGER_TYPE).await;
-        match written {
+        let artifact = Artifact { layers: layers.clone() };
+        match artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await {
             Ok(()) => {
                 self.layers = layers;
                 self.new.clear();
                 Ok(())
             }
             // Somebody emptied the repository: the layers it should have are gone.
-            Err(_) => self.rewrite(client, place).await,
+            Err(Refused::Registry(error)) if error.lost_content() => self.rewrite(client, place, may_commit).await,
+            Err(refused) => Err(refused.into()),
         }
     }
 
-    async fn rewrite(&mut self, client: &Client, place: &Place) -> Result<(), Failure> {
+    async fn rewrite(&mut self, client: &Client, place: &Place, may_commit: MayCommit<'_>) -> Result<(), Failure> {
         let lines = self.entries.values().map(serde_json::to_string).chain(self.unknown.iter().cloned().map(Ok));
         let layers = artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?;
-        Artifact { layers: layers.clone() }.store(client, &place.repository, &place.ledger, LEDGER_TYPE).await?;
+        let artifact = Artifact { layers: layers.clone() };
+        artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await?;
         self.layers = layers;
         self.new.clear();
         Ok(())
@@ -252,8 +256,8 @@ pub async fn load_plan(client: &Client, place: &Place) -> Result<Option<Plan>, F
 /// Keeps `plan` as the last one.
 ///
 /// # Errors
-/// The registry does not take it.
-pub async fn save_plan(client: &Client, place: &Place, plan: &Plan) -> Result<(), Failure> {
+/// The registry does not take it, or it may not be written.
+pub async fn save_plan(client: &Client, place: &Place, plan: &Plan, may_commit: MayCommit<'_>) -> Result<(), Failure> {
     let part = || Plan {
         version: plan.version,
         target: plan.target.clone(),
@@ -268,7 +272,7 @@ pub async fn save_plan(client: &Client, place: &Place, plan: &Plan) -> Result<()
     let lines = std::iter::once(PlanLine::Head(Box::new(part()))).chain(items).chain(more);
     let lines = lines.map(|line| serde_json::to_string(&line));
     let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, lines).await?;
-    Artifact { layers }.store(client, &place.repository, &place.plan, PLAN_TYPE).await
+    Ok(Artifact { layers }.store(client, &place.repository, &place.plan, PLAN_TYPE, may_commit).await?)
 }
 
 /// The ledger of one object, read once per process and shared by its syncs.

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fake::FakeRegistry;
-use imageset_mirror::copy::{Attachments, Engine, Known, Observe, Outcome, Report, Settings as CopySettings, Stop};
+use imageset_mirror::copy::{
+    Attachments, Engine, Known, Observe, Outcome, Report, Settings as CopySettings, Stop, Trust,
+};
 use imageset_mirror::failure::Reason;
 use imageset_mirror::oci::{Digest, Reference, media_type};
 use imageset_mirror::plan::{Asked, Category, Plan, PlanItem, TargetId};

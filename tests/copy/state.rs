@@ -4,6 +4,7 @@ use imageset_mirror::failure::Failure;
 use imageset_mirror::plan::Blocked;
 use imageset_mirror::state::{Ledger, Memory, Place, load_plan, save_plan};
 
+use super::fake::{error, html};
 use super::*;
 
 const NOW: &str = "2026-01-02T03:04:05Z";
@@ -43,7 +44,7 @@ async fn what_was_completed_is_known_to_the_next_process() {
     for item in &kept.world.items[..2] {
         ledger.add(item, true, NOW);
     }
-    ledger.save(&kept.client, &kept.place).await.unwrap();
+    ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
     let again = Ledger::load(&kept.client, &kept.place).await.unwrap();
     assert!(again.has(&kept.world.items[0], true) && again.has(&kept.world.items[1], true));
     assert!(!again.has(&kept.world.items[0], false), "another manner is looked at again");
@@ -56,12 +57,12 @@ async fn appending_moves_only_what_is_new_and_nothing_new_costs_nothing() {
     let mut ledger = Ledger::default();
     for item in &kept.world.items {
         ledger.add(item, true, NOW);
-        ledger.save(&kept.client, &kept.place).await.unwrap();
+        ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
     }
     assert_eq!(layers(&kept).len(), 2);
     kept.world.target.clear();
     ledger.add(&kept.world.items[0], true, "2027-01-01T00:00:00Z");
-    ledger.save(&kept.client, &kept.place).await.unwrap();
+    ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
     assert!(kept.world.target.seen().is_empty());
     assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 2);
 }
@@ -72,7 +73,7 @@ async fn many_small_layers_become_few_and_lose_nothing() {
     let mut ledger = Ledger::default();
     for item in &kept.world.items {
         ledger.add(item, true, NOW);
-        ledger.save(&kept.client, &kept.place).await.unwrap();
+        ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
     }
     assert!(layers(&kept).len() < 40);
     assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 80);
@@ -84,19 +85,19 @@ async fn a_lost_layer_loses_only_what_was_in_it() {
     let mut ledger = Ledger::default();
     for item in &kept.world.items[..3] {
         ledger.add(item, true, NOW);
-        ledger.save(&kept.client, &kept.place).await.unwrap();
+        ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
     }
     kept.world.target.lose_blob(STATE, &layers(&kept)[0]);
     let mut again = Ledger::load(&kept.client, &kept.place).await.unwrap();
     assert_eq!(again.len(), 2);
     again.add(&kept.world.items[3], true, NOW);
-    again.save(&kept.client, &kept.place).await.unwrap();
+    again.save(&kept.client, &kept.place, &|| true).await.unwrap();
     assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 3);
     assert_eq!(kept.world.target.torn(), Vec::<String>::new());
     // Whoever still remembers all writes all.
     kept.world.target.lose_blob(STATE, &layers(&kept)[0]);
     ledger.add(&kept.world.items[3], true, NOW);
-    ledger.save(&kept.client, &kept.place).await.unwrap();
+    ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
     assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 4);
 }
 
@@ -105,8 +106,8 @@ async fn something_else_under_the_tags_of_the_state_counts_as_none() {
     let kept = kept(1).await;
     let mut ledger = Ledger::default();
     ledger.add(&kept.world.items[0], true, NOW);
-    ledger.save(&kept.client, &kept.place).await.unwrap();
-    save_plan(&kept.client, &kept.place, &kept.world.plan()).await.unwrap();
+    ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
+    save_plan(&kept.client, &kept.place, &kept.world.plan(), &|| true).await.unwrap();
     for (_, tag) in kept.world.target.tags() {
         kept.world.target.put_manifest(STATE, &tag, media_type::OCI_INDEX, r#"{"manifests":[]}"#);
     }
@@ -126,7 +127,7 @@ async fn a_plan_is_read_back_as_it_was_whatever_its_size() {
     plan.failures = (0..1500).map(|number| (origin(number), failure.clone())).collect();
     plan.items[7].after = vec![1, 2];
     plan.items[8].platforms = ["linux/amd64".to_owned()].into();
-    save_plan(&kept.client, &kept.place, &plan).await.unwrap();
+    save_plan(&kept.client, &kept.place, &plan, &|| true).await.unwrap();
     assert!(load_plan(&kept.client, &kept.place).await.unwrap() == Some(plan));
     let blobs = kept.world.target.blobs();
     let length = |blob: &String| kept.world.target.blob(STATE, &blob.parse().unwrap()).unwrap().len();
@@ -138,7 +139,7 @@ async fn a_plan_is_read_back_as_it_was_whatever_its_size() {
 async fn a_plan_that_has_lost_a_layer_is_none() {
     let kept = kept(1).await;
     assert_eq!(load_plan(&kept.client, &kept.place).await.unwrap(), None);
-    save_plan(&kept.client, &kept.place, &kept.world.plan()).await.unwrap();
+    save_plan(&kept.client, &kept.place, &kept.world.plan(), &|| true).await.unwrap();
     let empty = Digest::of(b"{}").to_string();
     for blob in kept.world.target.blobs().into_iter().filter(|blob| *blob != empty) {
         kept.world.target.lose_blob(STATE, &blob.parse().unwrap());
@@ -158,4 +159,42 @@ async fn state_is_read_once_per_process() {
     let (ledger, plan) = memory.get(&kept.client, &kept.place).await.unwrap();
     assert_eq!((ledger.len(), plan.is_some()), (1, true));
     assert!(kept.world.target.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_page_of_a_load_balancer_is_no_lost_layer() {
+    let kept = kept(1).await;
+    let mut ledger = Ledger::default();
+    ledger.add(&kept.world.items[0], true, NOW);
+    ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
+    kept.world.target.rule(|seen| (seen.method == "GET" && seen.path.contains("/blobs/")).then(|| html(404)));
+    let failure = Ledger::load(&kept.client, &kept.place).await.unwrap_err();
+    assert!(failure.transient, "{failure}");
+}
+
+#[tokio::test]
+async fn a_target_that_refuses_a_ledger_is_not_sent_all_of_it() {
+    let kept = kept(2).await;
+    let mut ledger = Ledger::default();
+    ledger.add(&kept.world.items[0], true, NOW);
+    ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
+    ledger.add(&kept.world.items[1], true, NOW);
+    kept.world.target.clear();
+    kept.world.target.times(1, ("PUT", "-ledger"), || error(403, "DENIED", "no"));
+    let failure = ledger.save(&kept.client, &kept.place, &|| true).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::TargetAuth);
+    assert_eq!(kept.world.target.count("PUT /v2/imageset-mirror/state/manifests/"), 1);
+    ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
+    assert_eq!(Ledger::load(&kept.client, &kept.place).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn who_is_not_in_charge_any_more_puts_no_tag() {
+    let kept = kept(1).await;
+    let mut ledger = Ledger::default();
+    ledger.add(&kept.world.items[0], true, NOW);
+    let failure = ledger.save(&kept.client, &kept.place, &|| false).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::Cancelled);
+    assert!(save_plan(&kept.client, &kept.place, &kept.world.plan(), &|| false).await.is_err());
+    assert!(kept.world.target.tags().is_empty());
 }

@@ -5,6 +5,7 @@ use imageset_mirror::request::Request;
 use imageset_mirror::state::{Memory, Place};
 use imageset_mirror::sync::{Copied, Copy, Sides, client_settings, resolve};
 
+use super::fake::error;
 use super::*;
 
 struct Object {
@@ -44,6 +45,7 @@ impl Object {
             throttle: None,
             place: &self.place,
             memory: &self.memory,
+            trust: Trust::Remembered,
             now: &|| "2026-01-02T03:04:05Z".to_owned(),
         };
         let copied = copy.run(&resolved.plan, &Unobserved, &Stop::default()).await.unwrap();
@@ -95,4 +97,92 @@ async fn a_tag_that_names_older_content_again_is_not_missing_content() {
     }
     object.world.target.lose_manifest("a/b", "1");
     assert!(object.sync().await.report.items[0].restored);
+}
+
+#[tokio::test]
+async fn a_run_that_trusts_nothing_finds_what_was_lost_under_a_tag_that_is_right() {
+    let mut world = World::new().await;
+    let child = image(&world.source, "a/b", "", &["one", "two"]);
+    let top = index(&world.source, "a/b", "1", &[&child]);
+    world.wants("a/b", &top, "m/a:1");
+    assert!(world.copy_all().await.complete());
+    let lost = Digest::of(b"two");
+    world.target.lose_blob("m/a", &lost);
+    assert!(world.run(&Everything, Attachments::Copy).await.complete());
+    assert_eq!(world.target.blob("m/a", &lost), None);
+    let settings = CopySettings { trust: Trust::Nothing, ..CopySettings::default() };
+    let (source, target) = (client(Side::Source, &world.source), client(Side::Target, &world.target));
+    let engine = Engine::new(source, target, settings, Vec::new());
+    world.target.clear();
+    let report = engine.run(&world.plan(), &Everything, &Unobserved, &Stop::default()).await;
+    assert_eq!(outcomes(&report), [&Outcome::Copied]);
+    assert!(world.target.blob("m/a", &lost).is_some());
+    // The tag names what it should, so it is not moved.
+    assert_eq!(world.target.count("PUT /v2/m/a/manifests/1"), 0);
+    assert_eq!(world.target.count("PUT /v2/m/a/manifests/sha256:"), 2);
+}
+
+#[tokio::test]
+async fn what_could_not_be_resolved_once_was_not_removed() {
+    let object = Object::new(&["a/b:1", "a/c:1"]).await;
+    let source = &object.world.source;
+    image(source, "a/b", "1", &["one"]);
+    image(source, "a/c", "1", &["two"]);
+    assert!(object.sync().await.report.complete());
+    source.times(1, ("HEAD", "a/c/manifests/1"), || error(403, "DENIED", ""));
+    let gap = object.sync().await;
+    assert_eq!((gap.report.items.len(), gap.added, gap.removed), (1, 0, 0));
+    let whole = object.sync().await;
+    assert_eq!((whole.report.items.len(), whole.added, whole.removed), (2, 0, 0));
+    // The next process reads the same from the target.
+    source.times(1, ("HEAD", "a/c/manifests/1"), || error(403, "DENIED", ""));
+    let object = Object { memory: Memory::default(), ..object };
+    object.sync().await;
+    assert_eq!(object.sync().await.added, 0);
+}
+
+#[tokio::test]
+async fn a_referrer_that_cannot_be_listed_is_told_of_by_every_sync() {
+    let subject = Digest::of(manifest(&["one"], None).as_bytes());
+    let owner = format!("sha256-{}", subject.hex());
+    let object = Object::new(&["a/b:1", &format!("a/b:{owner}")]).await;
+    let source = &object.world.source;
+    source.keeps_referrers();
+    assert_eq!(image(source, "a/b", "1", &["one"]), subject);
+    image(source, "a/b", &owner, &["other"]);
+    referrer(source, "a/b", &["sbom"], &subject);
+    for _ in 0..2 {
+        let report = object.sync().await.report;
+        assert!(report.complete());
+        assert!(report.items.iter().any(imageset_mirror::copy::ItemReport::has_unlisted), "{report:#?}");
+    }
+}
+
+#[tokio::test]
+async fn one_manifest_may_be_that_of_several_platforms() {
+    let mut world = World::new().await;
+    let child = image(&world.source, "a/b", "", &["one"]);
+    let top = index(&world.source, "a/b", "1", &[&child, &child]);
+    let item = world.wants("a/b", &top, "m/a:1");
+    world.items[item].platforms = ["linux/arm64".to_owned()].into();
+    assert_eq!(outcomes(&world.copy().await), [&Outcome::Copied]);
+    assert_eq!(world.target.count(&format!("PUT /v2/m/a/manifests/{child}")), 1);
+}
+
+#[tokio::test]
+async fn layers_that_may_not_be_distributed_are_told_of_once() {
+    let mut world = World::new().await;
+    let mut foreign = descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", b"windows");
+    foreign["urls"] = serde_json::json!(["https://elsewhere.test/layer"]);
+    let text = serde_json::json!({
+        "schemaVersion": 2, "config": descriptor("a/config", b"{}"), "layers": [foreign, descriptor("a/layer", b"one")],
+    });
+    let digest = store(&world.source, "a/b", "1", &["one"], text.to_string());
+    world.wants("a/b", &digest, "m/a:1");
+    // This fake looks only whether what is named is there.
+    world.target.put_blob("m/a", "windows");
+    let report = world.copy().await;
+    assert_eq!(outcomes(&report), [&Outcome::Copied]);
+    assert_eq!(report.items[0].warnings.len(), 1);
+    assert_eq!(report.items[0].warnings[0].reason, Reason::ForeignLayer);
 }

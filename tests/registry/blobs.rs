@@ -130,6 +130,19 @@ async fn a_target_that_does_not_take_mounts_is_asked_once_more_without_and_then_
 }
 
 #[tokio::test]
+async fn where_mounts_are_refused_a_blob_that_is_there_is_present() {
+    let (from, to, bytes, blob) = pair(10).await;
+    to.rule(|seen| seen.query.contains_key("mount").then(|| error(405, "UNSUPPORTED", "")));
+    let (source, target, repository, home) =
+        (source(&from), target(&to), to.repository("x/y"), to.repository("other/home"));
+    target.start_upload(&repository, &blob.digest, Some(&home)).await.unwrap();
+    to.put_blob("x/y", bytes);
+    let moved =
+        transfer(&source, &from.repository("a/b"), &target, &repository, &blob, Some(&home), Progress::none()).await;
+    assert_eq!(moved.unwrap(), Transferred::Present);
+}
+
+#[tokio::test]
 async fn a_refusal_that_is_not_about_the_mount_is_not_remembered_as_one() {
     let fake = FakeRegistry::start().await;
     fake.times(2, ("POST", ""), || error(403, "DENIED", "no"));
@@ -214,6 +227,17 @@ async fn a_source_that_stalls_is_resumed() {
     let (from_repository, to_repository) = (from.repository("a/b"), to.repository("x/y"));
     transfer(&source, &from_repository, &target, &to_repository, &blob, None, Progress::none()).await.unwrap();
     assert_eq!(to.blob("x/y", &blob.digest), Some(bytes));
+}
+
+#[tokio::test]
+async fn a_source_that_crawls_is_asked_again_and_then_given_up() {
+    let (from, _to, _bytes, blob) = pair(1000).await;
+    let mut settings = settings(Side::Source, &[&from]);
+    // Every wait ends a span, and a thousand bytes are too few for one.
+    settings.timing.crawl = Duration::ZERO;
+    let error = read(&make(settings), &from.repository("a/b"), &blob).await.unwrap_err();
+    assert_eq!(error.problem(), &Problem::Unreachable(Trouble::Stall));
+    assert_eq!(from.count("GET"), 5);
 }
 
 #[tokio::test]

@@ -95,6 +95,34 @@ async fn a_redirect_is_followed_without_credentials() {
 }
 
 #[tokio::test]
+async fn a_secret_in_the_body_of_a_token_request_is_not_sent_on() {
+    for (status, leads) in [(301, false), (302, false), (307, false), (308, false), (303, true)] {
+        let (fake, away) = (with_manifest("a/b").await, FakeRegistry::start().await);
+        let to = away.url("/token");
+        fake.wants_tokens(None);
+        fake.rule(move |seen| (seen.path == "/token").then(|| answer(status, &[("location", &to)], "")));
+        let mut settings = settings(Side::Source, &[&fake, &away]);
+        settings.credentials = Credentials::none().with(&fake.registry(), Credential::Identity("s3cret".into()));
+        let error = get(&make(settings), &fake.repository("a/b"), "1").await.unwrap_err();
+        assert_eq!(error.reason() == Reason::PolicyDenied, !leads, "{status}: {error:?}");
+        assert_eq!(away.seen().is_empty(), !leads, "{status}");
+        assert!(away.seen().iter().all(|seen| seen.body.is_empty()), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_was_led_elsewhere_is_sent_whole_when_it_is_tried_again() {
+    let fake = FakeRegistry::start().await;
+    fake.times(1, ("PUT", ""), || answer(303, &[("location", "/busy")], ""));
+    fake.times(1, ("GET /busy", ""), || answer(503, &[], ""));
+    let manifest = raw("{}");
+    target(&fake).put_manifest(&fake.repository("a/b"), By::Tag(&tag("1")), &manifest).await.unwrap();
+    assert_eq!(fake.manifest("a/b", "1").unwrap(), manifest.bytes());
+    let busy = fake.seen().into_iter().find(|seen| seen.path == "/busy").unwrap();
+    assert_eq!((busy.header("content-type"), busy.header("content-length")), (None, None));
+}
+
+#[tokio::test]
 async fn what_is_secret_in_an_address_is_not_shown() {
     let (fake, cdn) = (FakeRegistry::start().await, FakeRegistry::start().await);
     fake.login(Login::Basic("me:pw".to_owned()));

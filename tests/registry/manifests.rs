@@ -1,5 +1,7 @@
 //! Manifests and referrers.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use imageset_mirror::failure::Reason;
 use imageset_mirror::registry::{Class, Problem};
 
@@ -243,8 +245,7 @@ async fn referrers_are_asked_for_and_pages_are_joined() {
     });
     let subject = Digest::of(b"s");
     let found = target(&fake).referrers(&fake.repository("a/b"), &subject).await.unwrap().unwrap();
-    let imageset_mirror::oci::Manifest::Index { children, .. } = found.parse().unwrap() else { panic!("no index") };
-    assert_eq!(children.len(), 2);
+    assert_eq!(found.len(), 2);
     assert_eq!(fake.lines()[0], format!("GET /v2/a/b/referrers/{subject}"));
 }
 
@@ -255,6 +256,47 @@ async fn a_list_of_referrers_without_end_is_an_error() {
     let error = target(&fake).referrers(&fake.repository("a/b"), &Digest::of(b"s")).await.unwrap_err();
     assert_eq!(error.reason(), Reason::RegistryError);
     assert!(fake.seen().len() < 20);
+}
+
+#[tokio::test]
+async fn a_list_of_referrers_is_bounded_over_all_its_pages() {
+    let entry = |number: usize| format!(r#"{{"digest":"{}","size":3}}"#, Digest::of(&number.to_be_bytes()));
+    let many = (0..4000).map(entry).collect::<Vec<_>>().join(",");
+    let long = format!(r#"{},"annotations":{{"a":"{}"}}}}"#, entry(0).trim_end_matches('}'), "x".repeat(1_500_000));
+    for (entries, pages) in [(many, 3), (long, 3)] {
+        let fake = FakeRegistry::start().await;
+        let left = AtomicUsize::new(10);
+        fake.rule(move |_seen| {
+            let next = format!("<?p={}>; rel=next", left.fetch_sub(1, Ordering::SeqCst));
+            Some(answer(200, &[("link", &next)], format!(r#"{{"manifests":[{entries}]}}"#)))
+        });
+        let error = target(&fake).referrers(&fake.repository("a/b"), &Digest::of(b"s")).await.unwrap_err();
+        assert_eq!((error.reason(), fake.seen().len()), (Reason::ManifestInvalid, pages), "{error}");
+        assert!(!error.failure().transient);
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_evidently_a_registry_can_say_that_it_keeps_no_referrers() {
+    const MARKED: &[(&str, &str)] = &[("docker-distribution-api-version", "registry/2.0")];
+    const PLAIN: &[(&str, &str)] = &[];
+    for (headers, body, asked) in [
+        (PLAIN, "404 page not found\n", 2),
+        (PLAIN, "{}", 2),
+        (MARKED, "404 page not found\n", 1),
+        (PLAIN, r#"{"errors":[{"code":"UNSUPPORTED"}]}"#, 1),
+    ] {
+        for status in [404, 405] {
+            let fake = FakeRegistry::start().await;
+            fake.rule(move |_seen| Some(answer(status, headers, body)));
+            let client = target(&fake);
+            for _ in 0..2 {
+                let found = client.referrers(&fake.repository("a/b"), &Digest::of(b"s")).await.unwrap();
+                assert_eq!(found, None);
+            }
+            assert_eq!(fake.seen().len(), asked, "{status} {body}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use imageset_mirror::failure::Reason;
 use imageset_mirror::registry::{Capability, Class, Observer, Problem, RequestEvent, Throttle, Trouble, Windows, Work};
 
-use super::fake::{answer, error};
+use super::fake::{answer, error, trickle};
 use super::*;
 
 #[tokio::test]
 async fn answers_that_pass_are_tried_again() {
-    for status in [408, 500, 502, 503, 504] {
+    for status in [408, 425, 500, 502, 503, 504, 522] {
         let fake = FakeRegistry::start().await;
         fake.put_manifest("a/b", "1", IMAGE, "{}");
         fake.times(4, ("GET", ""), move || answer(status, &[], ""));
@@ -34,7 +34,7 @@ async fn trying_again_ends_with_the_answer_itself() {
 
 #[tokio::test]
 async fn answers_that_do_not_pass_are_not_tried_again() {
-    for status in [400, 403, 405, 409, 501] {
+    for status in [400, 403, 405, 409, 501, 505, 507] {
         let fake = FakeRegistry::start().await;
         fake.rule(move |_seen| Some(error(status, "X", "")));
         assert!(get(&source(&fake), &fake.repository("a/b"), "1").await.is_err());
@@ -70,6 +70,30 @@ async fn a_long_retry_after_is_handed_on_and_others_are_held_off() {
     assert_eq!(error.class(), Class::Transient { after: Some(Duration::from_hours(6)) });
     let left = client.limits().host(&fake.host()).held().unwrap();
     assert!(left <= Duration::from_mins(1) && left > Duration::from_secs(50), "{left:?}");
+}
+
+#[tokio::test]
+async fn an_absurd_retry_after_counts_as_a_month() {
+    let fake = FakeRegistry::start().await;
+    let month = Some(Duration::from_hours(30 * 24));
+    for status in [429, 503] {
+        fake.times(1, ("GET", ""), move || answer(status, &[("retry-after", "18446744073709551615")], ""));
+        // Another client, because a host that asked for patience is left alone by all that share its limits.
+        let error = get(&source(&fake), &fake.repository("a/b"), "1").await.unwrap_err();
+        assert_eq!(error.class(), Class::Transient { after: month }, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_trickles_is_given_up_as_a_whole() {
+    let fake = FakeRegistry::start().await;
+    fake.rule(|_seen| Some(trickle()));
+    let mut settings = settings(Side::Source, &[&fake]);
+    settings.timing.body = Duration::from_millis(50);
+    settings.timing.attempts = 2;
+    let error = get(&make(settings), &fake.repository("a/b"), "1").await.unwrap_err();
+    assert_eq!(error.problem(), &Problem::Unreachable(Trouble::Stall));
+    assert_eq!(fake.seen().len(), 2);
 }
 
 #[tokio::test]
@@ -198,7 +222,7 @@ async fn an_observer_hears_of_every_request() {
     fake.put_manifest("a/b", "1", IMAGE, "{}");
     fake.wants_tokens(None);
     fake.times(1, ("GET /v2", ""), || answer(429, &[], ""));
-    fake.times(1, ("GET /v2", ""), || answer(503, &[], ""));
+    fake.times(1, ("GET /v2", ""), || answer(503, &[("retry-after", "0")], ""));
     let counting = Arc::new(Counting::default());
     let limits = Arc::new(Limits::observed(Windows::default(), Arc::<Counting>::clone(&counting)));
     let client = Client::new(settings(Side::Source, &[&fake]), limits).unwrap();
@@ -213,5 +237,5 @@ async fn an_observer_hears_of_every_request() {
             "source GET 200 retry"
         ]
     );
-    assert_eq!(counting.throttled.load(Ordering::SeqCst), 1);
+    assert_eq!(counting.throttled.load(Ordering::SeqCst), 2);
 }

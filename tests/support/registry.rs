@@ -328,6 +328,12 @@ pub(crate) fn error(status: u16, code: &str, message: &str) -> Response {
     answer(status, &[("content-type", "application/json")], body.to_string())
 }
 
+/// What registries of the distribution project say about addresses that they do not know.
+fn no_such_page() -> Response {
+    let headers = [("content-type", "text/plain; charset=utf-8"), ("docker-distribution-api-version", "registry/2.0")];
+    answer(404, &headers, "404 page not found\n")
+}
+
 /// A page of a load balancer.
 pub(crate) fn html(status: u16) -> Response {
     answer(status, &[("content-type", "text/html; charset=utf-8")], "<html>not here</html>")
@@ -354,6 +360,15 @@ pub(crate) fn stall(length: usize, bytes: Bytes) -> Response {
     let mut response = answer(200, &[], Body::from_stream(endless));
     response.headers_mut().insert("content-length", length.into());
     response
+}
+
+/// Sends a byte every few milliseconds, without end.
+pub(crate) fn trickle() -> Response {
+    let endless = futures::stream::unfold((), |()| async {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        Some((Ok::<_, Infallible>(Bytes::from_static(b" ")), ()))
+    });
+    answer(200, &[], Body::from_stream(endless))
 }
 
 /// The other end of a connection.
@@ -437,7 +452,7 @@ impl Shared {
     fn referrers(&self, repository: &str, subject: &str) -> Response {
         let content = self.content.lock().unwrap();
         if !content.referrers {
-            return answer(404, &[("content-type", "text/plain; charset=utf-8")], "404 page not found\n");
+            return no_such_page();
         }
         let mut entries = Vec::new();
         for ((place, name), (media_type, bytes)) in &content.manifests {
@@ -506,7 +521,7 @@ impl Shared {
         if let Some((repository, digest)) = rest.split_once("/blobs/") {
             return self.blobs(seen, repository, digest);
         }
-        answer(404, &[("content-type", "text/plain; charset=utf-8")], "404 page not found\n")
+        no_such_page()
     }
 
     fn manifests(&self, seen: &Seen, repository: &str, name: &str) -> Response {

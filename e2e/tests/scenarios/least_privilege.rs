@@ -7,7 +7,7 @@ use e2e::image::ImageSpec;
 use e2e::mirror_sets::{Kind, owned, published};
 use e2e::operator::Overrides;
 use e2e::rbac;
-use e2e::wait::{LONG, eventually, until, until_gone, until_ready, until_reason};
+use e2e::wait::{LONG, condition, eventually, until, until_gone, until_ready, until_reason};
 use e2e::world::{Setup, World};
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -75,6 +75,16 @@ async fn live(world: &World, mirrors: &Api<DynamicObject>) {
         })
         .await
         .expect("it is synced");
+    }
+
+    // What happens again soon is told by the event that there is.
+    for suspend in [true, false, true, false] {
+        let patch = json!({"spec": {"suspend": suspend}});
+        mirrors.patch("wide", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("the object is taken");
+        let status = if suspend { "suspended" } else { "resumed" };
+        until(mirrors, "wide", LONG, status, |object| condition(object, "Suspended").is_some() == suspend)
+            .await
+            .expect("it is noted");
     }
 
     // A plan, and an object that wants nothing of the cluster any more.

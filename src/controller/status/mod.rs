@@ -19,7 +19,7 @@
 //! | being deleted | False/Deleting | – | – |
 //!
 //! "Content changed" means that neither the key of the last complete sync nor the generation is the one seen before: a new
-//! generation that changes only the interval leaves a complete object Ready. `Mirrored` is True exactly while everything
+//! generation that changes only the interval leaves a complete object Ready once its cluster objects were looked at again. `Mirrored` is True exactly while everything
 //! last found to be wanted by this spec is in the target, so a restarted operator finds its way by the status alone.
 //!
 //! `Conflict` and `MirrorPolicyConflict` among the cluster objects stall a complete object; `ApplyFailed` is tried again;
@@ -31,7 +31,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{HistoryOutcome, ImageSetMirrorStatus, MirroredStatus, Mode, SyncStatus};
+use crate::api::{HistoryOutcome, ImageSetMirrorStatus, MirroredStatus, Mode, ResourceStatus, SyncStatus};
 use crate::clock::whole_seconds;
 
 use super::schedule;
@@ -51,6 +51,7 @@ pub use observation::{
     Stage, SyncResult, WaitReason,
 };
 pub use reason::{ConditionType, Reason};
+pub(super) use words::notes;
 pub use write::should_write;
 
 use conditions::Conditions;
@@ -59,11 +60,27 @@ const TRUE: &str = "True";
 const FALSE: &str = "False";
 const UNKNOWN: &str = "Unknown";
 
+const UNKNOWN_YET: &str = "not known yet for this spec";
 const WILL_RETRY: &str = "something failed and will be tried again; see Ready";
 
 /// True if the status says that its spec has been carried out: everything is in the target, or planned in plan mode.
 pub(super) fn is_settled(status: &ImageSetMirrorStatus) -> bool {
     settled(&Conditions::of(&status.conditions)).is_some()
+}
+
+/// True if what the status says about the cluster objects is not the last word: they were not looked at for this spec, or
+/// failed in a way that may have ended. `ended` tells that of one that is held back for what the cluster does not have or
+/// does not allow.
+pub(super) fn outputs_are_open(status: &ImageSetMirrorStatus, ended: impl Fn(&ResourceStatus) -> bool) -> bool {
+    let conditions = Conditions::of(&status.conditions);
+    let open = match conditions.reason(ConditionType::ResourcesApplied) {
+        None | Some(Reason::Progressing) => true,
+        Some(reason) => matches!(
+            reason,
+            Reason::ApplyFailed | Reason::Conflict | Reason::MirrorPolicyConflict | Reason::AdmissionDenied
+        ),
+    };
+    open || status.resources.iter().any(ended)
 }
 
 /// `Some(planned only)` if carried out.
@@ -149,8 +166,10 @@ impl Machine<'_> {
         self.reschedule(observation);
         self.suspend(&mut content, observation);
         self.deadline(&mut content, observation);
-        if let Some(applied) = applied {
-            self.resources(applied);
+        match applied {
+            Some(applied) => self.resources(applied),
+            None if about_spec_alone || self.seen.suspend || self.seen.mode == Mode::Plan => {}
+            None => self.unlooked(),
         }
         self.conclude(content);
     }
@@ -182,10 +201,9 @@ impl Machine<'_> {
         sync.next_time = None;
         self.status.failures.clear();
         self.status.progress = None;
-        let message = "not known yet for this spec";
         for kind in [ConditionType::Resolved, ConditionType::Mirrored, ConditionType::ResourcesApplied] {
             if kind != ConditionType::ResourcesApplied || self.conditions.has(kind) {
-                self.conditions.set(kind, UNKNOWN, Reason::Progressing, message, self.now);
+                self.conditions.set(kind, UNKNOWN, Reason::Progressing, UNKNOWN_YET, self.now);
             }
         }
         for kind in [ConditionType::UpToDate, ConditionType::Reconciling, ConditionType::Stalled] {
@@ -502,9 +520,18 @@ impl Machine<'_> {
         }
     }
 
+    /// Another generation may want other cluster objects, which nobody has looked at yet.
+    fn unlooked(&mut self) {
+        let new = self.status.observed_generation != Some(self.seen.generation);
+        if new && self.conditions.has(ConditionType::ResourcesApplied) {
+            self.conditions.set(ConditionType::ResourcesApplied, UNKNOWN, Reason::Progressing, UNKNOWN_YET, self.now);
+        }
+    }
+
     fn resources(&mut self, applied: &Applied) {
         self.status.resources = record::resources(applied);
-        let (reason, message) = words::verdict(applied);
+        let (reason, verdict) = words::verdict(applied);
+        let message = words::with_notes(&verdict, &applied.notes);
         let good = matches!(reason, Reason::Applied | Reason::Published);
         let status = if good { TRUE } else { FALSE };
         self.conditions.set(ConditionType::ResourcesApplied, status, reason, &message, self.now);

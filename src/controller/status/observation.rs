@@ -80,6 +80,8 @@ pub enum WaitReason {
     ConfigMapNotFound,
     /// The bundle holds no certificate that can be read.
     TrustBundleInvalid,
+    /// The API server does not let us read a Secret or `ConfigMap`, or does not answer.
+    ReferenceUnreadable,
 }
 
 impl WaitReason {
@@ -89,6 +91,7 @@ impl WaitReason {
             Self::SecretInvalid => Reason::SecretInvalid,
             Self::ConfigMapNotFound => Reason::ConfigMapNotFound,
             Self::TrustBundleInvalid => Reason::TrustBundleInvalid,
+            Self::ReferenceUnreadable => Reason::ReferenceUnreadable,
         }
     }
 }
@@ -159,8 +162,10 @@ pub enum SyncResult {
 /// Why a sync could not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortReason {
-    /// The target cannot be reached, or its certificate is not trusted.
+    /// The target cannot be reached.
     TargetUnreachable,
+    /// The target's certificate is not trusted.
+    CertificateNotTrusted,
     /// The target refuses the credentials.
     AuthenticationFailed,
     /// The target limits the rate of requests.
@@ -181,6 +186,7 @@ impl AbortReason {
     pub(super) fn reason(self) -> Reason {
         match self {
             Self::TargetUnreachable => Reason::TargetUnreachable,
+            Self::CertificateNotTrusted => Reason::CertificateNotTrusted,
             Self::AuthenticationFailed => Reason::AuthenticationFailed,
             Self::RateLimited => Reason::RateLimited,
             Self::TargetFailed => Reason::CopyFailed,
@@ -264,6 +270,8 @@ pub struct FailedItem {
 pub struct Applied {
     /// One entry per object. Empty if nothing is to be written, all outputs being disabled.
     pub outputs: Vec<Output>,
+    /// What to know about them that stops nothing, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// One object for the cluster.

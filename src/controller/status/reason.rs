@@ -88,6 +88,8 @@ names! {
         TargetUnreachable,
         /// No source registry can be reached.
         SourceUnreachable,
+        /// The certificate of a registry is not signed by anybody whom we trust.
+        CertificateNotTrusted,
         /// A registry limits the rate of requests.
         RateLimited,
         /// A defect of the operator ended the sync.
@@ -100,6 +102,8 @@ names! {
         ConfigMapNotFound,
         /// The certificates that the spec names cannot be read.
         TrustBundleInvalid,
+        /// A Secret or `ConfigMap` that the spec names may not be read by the operator.
+        ReferenceUnreadable,
         /// Images that were in the target are gone and are copied again.
         ContentMissing,
         /// A release signature is missing or wrong.
@@ -153,6 +157,7 @@ impl Reason {
                 | Self::AuthenticationFailed
                 | Self::TargetUnreachable
                 | Self::SourceUnreachable
+                | Self::CertificateNotTrusted
                 | Self::RateLimited
                 | Self::InternalError
                 | Self::SignatureInvalid
@@ -162,7 +167,14 @@ impl Reason {
 
     /// Something that the spec names is missing or cannot be used.
     pub(crate) fn is_waiting(self) -> bool {
-        matches!(self, Self::SecretNotFound | Self::SecretInvalid | Self::ConfigMapNotFound | Self::TrustBundleInvalid)
+        matches!(
+            self,
+            Self::SecretNotFound
+                | Self::SecretInvalid
+                | Self::ConfigMapNotFound
+                | Self::TrustBundleInvalid
+                | Self::ReferenceUnreadable
+        )
     }
 
     /// Trying again is no help, or only if somebody changes something elsewhere.

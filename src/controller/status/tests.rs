@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::api::ResourceState;
-use crate::failure::{Failure, Reason as Cause};
+use crate::failure::{Failure, Reason as Cause, Side};
 use crate::request::{Fault, FaultKind};
 
 use super::*;
@@ -46,11 +46,12 @@ fn running(stage: Stage, started: i64, plan: Option<Planned>, progress: Progress
 }
 
 fn item(stage: FailedStage, reason: Cause) -> FailedItem {
+    let side = if stage == FailedStage::Resolve { Side::Source } else { Side::Target };
     FailedItem {
         image: "quay.io/org/app:v1".to_owned(),
         origin: "additional quay.io/org/app:v1".to_owned(),
         stage,
-        failure: Failure::transient(reason, "quay.io says no"),
+        failure: Failure { side: Some(side), ..Failure::transient(reason, "quay.io says no") },
     }
 }
 
@@ -80,6 +81,7 @@ fn output(state: ResourceState) -> Applied {
             impact: (state == ResourceState::PendingDisruption).then(|| "drains 3 nodes".to_owned()),
             message: if good { String::new() } else { "somebody is in the way".to_owned() },
         }],
+        notes: vec![],
     }
 }
 
@@ -226,6 +228,9 @@ fn failures_are_told_by_the_reason_they_share() {
         (vec![(Resolve, Cause::SourceAuth), (Copy, Cause::DependencyFailed)], "AuthenticationFailed"),
         (vec![(Copy, Cause::RateLimited)], "RateLimited"),
         (vec![(Resolve, Cause::NetworkUnreachable)], "SourceUnreachable"),
+        (vec![(Copy, Cause::NetworkUnreachable), (Copy, Cause::DependencyFailed)], "TargetUnreachable"),
+        (vec![(Copy, Cause::NetworkUnreachable), (Resolve, Cause::NetworkUnreachable)], "CopyFailed"),
+        (vec![(Resolve, Cause::TLSUntrusted), (Copy, Cause::DependencyFailed)], "CertificateNotTrusted"),
         (vec![(Resolve, Cause::SourceNotFound)], "ResolveFailed"),
         (vec![(Resolve, Cause::SourceNotFound), (Copy, Cause::RegistryError)], "CopyFailed"),
         (vec![(Copy, Cause::Cancelled)], "CopyFailed"),
@@ -414,7 +419,7 @@ fn suspension_keeps_what_is_complete_and_names_what_is_not() {
     row!("suspended_complete", story);
     story.seen.suspend = false;
     story.seen.generation = 3;
-    story.see(80, &Observation::Idle, None);
+    story.see(80, &Observation::Idle, Some(&output(ResourceState::Applied)));
     story.lacks(&["Suspended"]);
     assert!(story.status.as_ref().unwrap().sync.as_ref().unwrap().next_time.is_some());
     story.seen.generation = 4;
@@ -477,7 +482,7 @@ fn every_fault_of_a_spec_is_in_the_message() {
     // Put back as it was: complete at once.
     story.seen.generation = 3;
     story.seen.key = "key-1".to_owned();
-    story.see(72, &Observation::Idle, None);
+    story.see(72, &Observation::Idle, Some(&output(ResourceState::Applied)));
     story.is(&["Ready=True/Succeeded"]);
     // A newer version of the operator can do what an older one could not.
     let mut story = Story::new();
@@ -511,10 +516,59 @@ fn a_change_of_the_interval_alone_leaves_a_complete_object_ready() {
     let before = story.status.clone().unwrap();
     story.seen.generation = 2;
     story.seen.interval = Some(Duration::from_hours(1));
-    story.see(70, &Observation::Idle, None);
+    story.see(70, &Observation::Idle, Some(&output(ResourceState::Applied)));
     story.is(&["Ready=True/Succeeded"]);
     let next_time = |status: &ImageSetMirrorStatus| status.sync.clone().unwrap().next_time.unwrap().0;
     assert!(next_time(story.status.as_ref().unwrap()) < next_time(&before));
+}
+
+#[test]
+fn a_complete_object_is_not_ready_for_a_generation_whose_cluster_objects_nobody_looked_at() {
+    let mut story = Story::complete();
+    story.seen.generation = 2;
+    story.see(70, &Observation::Idle, None);
+    story.is(&[
+        "Ready=Unknown/Progressing",
+        "Reconciling=True/Applying",
+        "ResourcesApplied=Unknown/Progressing",
+        "Mirrored=True/Succeeded",
+    ]);
+    assert!(outputs_are_open(story.status.as_ref().unwrap(), |_| false));
+    story.see(71, &Observation::Idle, Some(&output(ResourceState::Applied)));
+    story.is(&["Ready=True/Succeeded", "ResourcesApplied=True/Applied"]);
+}
+
+#[test]
+fn a_process_finds_what_an_earlier_one_left_open() {
+    let open = |state, ended| {
+        let mut story = Story::complete();
+        story.see(70, &Observation::Idle, Some(&output(state)));
+        outputs_are_open(story.status.as_ref().unwrap(), |found| ended && found.state == state)
+    };
+    for (state, is_open) in [
+        (ResourceState::Applied, false),
+        (ResourceState::PendingDisruption, false),
+        (ResourceState::NamespaceNotAllowed, false),
+        (ResourceState::KindNotServed, false),
+        (ResourceState::Conflict, true),
+        (ResourceState::MirrorPolicyConflict, true),
+        (ResourceState::AdmissionDenied, true),
+        (ResourceState::Failed, true),
+    ] {
+        assert_eq!(open(state, false), is_open, "{state:?}");
+    }
+    assert!(open(ResourceState::KindNotServed, true), "it is served by now");
+    assert!(outputs_are_open(Story::new().see(0, &Observation::Idle, None), |_| false), "never looked at");
+}
+
+#[test]
+fn what_is_to_know_follows_the_verdict() {
+    let mut story = Story::complete();
+    let applied = Applied { notes: vec!["a".to_owned(), "b".to_owned()], ..output(ResourceState::Applied) };
+    let status = story.see(70, &Observation::Idle, Some(&applied));
+    let found = status.conditions.iter().find(|found| found.type_ == "ResourcesApplied").unwrap();
+    assert_eq!(found.message, "1 object written to the cluster. To know: a; b");
+    story.is(&["Ready=True/Succeeded"]);
 }
 
 #[test]
@@ -558,7 +612,7 @@ fn a_status_with_every_cap_filled_stays_below_64_kib() {
             message: hostile(600),
         })
         .collect();
-    let applied = Applied { outputs };
+    let applied = Applied { outputs, notes: vec![hostile(600)] };
     let plan = Planned {
         digest: "d".repeat(500),
         images: u64::MAX,

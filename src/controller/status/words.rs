@@ -1,7 +1,7 @@
 //! What conditions say in words, and the one reason that stands for many failures.
 
 use crate::api::ResourceState;
-use crate::failure;
+use crate::failure::{self, Side};
 use crate::request::{Fault, FaultKind};
 
 use super::observation::{Applied, FailedItem, FailedStage, Output, Planned};
@@ -42,13 +42,21 @@ pub(super) fn reason_of(failures: &[FailedItem]) -> Reason {
         Reason::AuthenticationFailed
     } else if all(&[Cause::RateLimited]) {
         Reason::RateLimited
-    } else if resolving && all(&[Cause::NetworkUnreachable, Cause::TLSUntrusted]) {
-        Reason::SourceUnreachable
+    } else if all(&[Cause::TLSUntrusted]) {
+        Reason::CertificateNotTrusted
+    } else if all(&[Cause::NetworkUnreachable, Cause::TLSUntrusted]) && one_side(&causes).is_some() {
+        if one_side(&causes) == Some(Side::Target) { Reason::TargetUnreachable } else { Reason::SourceUnreachable }
     } else if resolving {
         Reason::ResolveFailed
     } else {
         Reason::CopyFailed
     }
+}
+
+/// Whose registries failed, if only one side's did.
+fn one_side(causes: &[&FailedItem]) -> Option<Side> {
+    let first = causes.first()?.failure.side?;
+    causes.iter().all(|item| item.failure.side == Some(first)).then_some(first)
 }
 
 /// `1 image`, `3 images`, `2 entries`.
@@ -79,6 +87,19 @@ pub(super) fn summary(plan: &Planned, failures: &[FailedItem]) -> String {
         text = format!("{text}{lead}{} ({}): {}", first.image, failure.reason, failure.message);
     }
     text
+}
+
+/// Stands between a verdict and what else there is to know.
+const NOTES: &str = ". To know: ";
+
+/// A verdict with what else there is to know; the verdict comes first, since a long message is cut.
+pub(super) fn with_notes(verdict: &str, notes: &[String]) -> String {
+    if notes.is_empty() { verdict.to_owned() } else { format!("{verdict}{NOTES}{}", notes.join("; ")) }
+}
+
+/// What else there is to know, of a message with a verdict.
+pub(in crate::controller) fn notes(message: &str) -> Option<&str> {
+    message.split_once(NOTES).map(|(_, notes)| notes)
 }
 
 /// The reason that decides, and a message that names the objects it is about.

@@ -108,15 +108,25 @@ fn a_bare_host_needs_everything_of_that_host() {
 }
 
 #[test]
-fn one_image_elsewhere_makes_its_namespace_a_list_of_repositories() {
+fn one_image_elsewhere_has_a_narrower_rule_than_its_namespace() {
     assert_eq!(
         digest(&["quay.io/a/x", "quay.io/a/y > other/y", "quay.io/b/z"]),
-        ["quay.io/a/x > m.lab:8443/ocp/a/x", "quay.io/a/y > m.lab:8443/ocp/other/y", "quay.io/b > m.lab:8443/ocp/b",]
+        ["quay.io/a > m.lab:8443/ocp/a", "quay.io/a/y > m.lab:8443/ocp/other/y", "quay.io/b > m.lab:8443/ocp/b",]
     );
     // Also if it lies deeper.
     assert_eq!(
         digest(&["quay.io/a/x", "quay.io/a/deep/y > other/y"]),
-        ["quay.io/a/deep/y > m.lab:8443/ocp/other/y", "quay.io/a/x > m.lab:8443/ocp/a/x",]
+        ["quay.io/a > m.lab:8443/ocp/a", "quay.io/a/deep/y > m.lab:8443/ocp/other/y",]
+    );
+    // Both rules wait for it: until its own is there, the other one would lead it astray.
+    assert_eq!(
+        table(&["quay.io/a/x:1", "quay.io/a/y:1 > other/y !"], MirrorKind::Tag),
+        ["quay.io/a > m.lab:8443/ocp/a (1 of 2)", "quay.io/a/y > m.lab:8443/ocp/other/y (1 of 1)",]
+    );
+    // Two places that both end alike would be two mirrors of one namespace.
+    assert_eq!(
+        digest(&["quay.io/a/x", "quay.io/a/y > other/a/y"]),
+        ["quay.io/a/x > m.lab:8443/ocp/a/x", "quay.io/a/y > m.lab:8443/ocp/other/a/y",]
     );
     // A name that only begins alike is another namespace.
     assert_eq!(
@@ -126,11 +136,20 @@ fn one_image_elsewhere_makes_its_namespace_a_list_of_repositories() {
 }
 
 #[test]
+fn a_closed_namespace_needs_everything_of_it() {
+    let images = [format!("quay.io/a/x{D}"), format!("quay.io/a/y{D} > other/y")];
+    let (plan, verified) = World::new(&[&images[0], &images[1]]).plan();
+    let rules = rules(&plan, &verified, MirrorKind::Digest, NEVER, Scope::Widest, &BTreeSet::new()).rules;
+    let sources: Vec<_> = rules.iter().map(|rule| rule.source.as_str()).collect();
+    assert_eq!(sources, ["quay.io/a/x", "quay.io/a/y"]);
+}
+
+#[test]
 fn docker_hub_sources_are_named_as_nodes_ask_for_them() {
     assert_eq!(
         table(&["nginx:1.16.0", "acme/tool:1", "docker.io/acme/app:1"], MirrorKind::Tag),
         [
-            "docker.io/acme/app > m.lab:8443/ocp/acme/app",
+            "docker.io/acme > m.lab:8443/ocp/acme",
             "docker.io/acme/tool > m.lab:8443/ocp/tool",
             "docker.io/library/nginx > m.lab:8443/ocp/nginx",
         ]

@@ -128,7 +128,8 @@ pub fn chart_rules() -> (String, String) {
         let rules: Vec<String> = rules.iter().map(templated).collect();
         // The last line break is that of the line that includes it.
         let rules = rules.concat();
-        text += &format!("\n{{{{- define \"{NAME}.rules.{name}\" }}}}\n{}\n{{{{- end }}}}\n", rules.trim_end());
+        let rules = rules.trim_end();
+        text.push_str(&["\n{{- define \"", NAME, ".rules.", name, "\" }}\n", rules, "\n{{- end }}\n"].concat());
     }
     (format!("charts/{NAME}/templates/_rules.tpl"), text)
 }

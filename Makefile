@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help build lint fmt test unit e2e tools demo manifests
+.PHONY: help build lint fmt test unit e2e tools demo manifests install.yaml
 
 # The one place outside the repository that anything is kept in.
 CACHE_ROOT := $(if $(IMAGESET_MIRROR_CACHE),$(IMAGESET_MIRROR_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/imageset-mirror)
@@ -12,7 +12,7 @@ CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(CACHE_ROOT)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the release binary
 	cargo build --release --locked
@@ -23,6 +23,7 @@ lint: $(CARGO_DENY) ## Formatting, clippy, docs, dependencies, generated files
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	$(CARGO_DENY) --locked check bans licenses sources
 	cargo test --locked --test crds --test layers
+	cargo run --locked -p e2e -- manifests --check
 
 test: ## Unit, property, integration and end-to-end tests
 	cargo test --locked
@@ -41,8 +42,13 @@ e2e: tools ## End-to-end tests on real servers, with the operator as `cargo buil
 demo: build tools ## Show the whole thing on this machine; KEEP=1 leaves it running
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --locked -p e2e -- demo
 
-manifests: ## Regenerate crds/ and config/rbac
+manifests: ## Regenerate crds/, config/ and the generated parts of the chart
 	UPDATE=1 cargo test --locked --test crds
+	cargo run --locked -p e2e -- manifests
+
+install.yaml: ## Write target/install.yaml: everything, for `kubectl apply --server-side -f`
+	mkdir -p target
+	cargo run --locked -p e2e -- install-yaml target/install.yaml
 
 $(CARGO_DENY):
 	@echo "building cargo-deny $(CARGO_DENY_VERSION), once, about 4 minutes"

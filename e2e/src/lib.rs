@@ -10,6 +10,7 @@ pub mod chart;
 pub mod cluster;
 pub mod image;
 pub mod interruption;
+pub mod manifests;
 pub mod mirror_sets;
 pub mod mirrorconf;
 pub mod operator;

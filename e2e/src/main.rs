@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use e2e::cluster::{Cluster, OpenShiftKind};
 use e2e::registry::Registry;
-use e2e::tools;
 use e2e::world::Setup;
+use e2e::{manifests, tools};
 
 mod demo;
 mod rest;
@@ -26,6 +26,17 @@ struct Args {
 enum Action {
     /// Build every program of the suite that is not in the cache
     Tools,
+    /// Write the files that are generated from the chart
+    Manifests {
+        /// Only compare them with what is there.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Write one file that installs everything with kubectl
+    InstallYaml {
+        /// Where to.
+        file: PathBuf,
+    },
     /// Start a cluster and two registries, and keep them until Ctrl-C
     Up,
     /// Mirror images into a registry with the real operator; with KEEP=1 everything stays up until Ctrl-C
@@ -50,22 +61,27 @@ fn main() -> ExitCode {
 }
 
 fn run(action: &Action) -> Result<()> {
-    if let Action::Tools = action {
-        tools::ensure_all()?;
-        print(&format!("all programs are in {}", tools::cache()?.join("tools").display()));
-        return Ok(());
+    match action {
+        Action::Tools => {
+            tools::ensure_all()?;
+            print(&format!("all programs are in {}", tools::cache()?.join("tools").display()));
+            Ok(())
+        }
+        Action::Manifests { check: true } => manifests::check(),
+        Action::Manifests { check: false } => manifests::write(),
+        Action::InstallYaml { file } => {
+            std::fs::write(file, manifests::install_yaml()?).with_context(|| format!("writing {}", file.display()))
+        }
+        Action::Up => with_servers(up()),
+        Action::Demo => with_servers(demo::run()),
+        Action::Rest { objects } => with_servers(rest::run(*objects)),
     }
+}
+
+/// Runs what starts servers. Ctrl-C drops the work, and with it every process and folder.
+fn with_servers(work: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let work = async {
-            match action {
-                Action::Tools => Ok(()),
-                Action::Up => up().await,
-                Action::Demo => demo::run().await,
-                Action::Rest { objects } => rest::run(*objects).await,
-            }
-        };
-        // Ctrl-C drops the work, and with it every process and folder.
         tokio::select! {
             outcome = work => outcome,
             interrupted = tokio::signal::ctrl_c() => interrupted.context("waiting for Ctrl-C"),

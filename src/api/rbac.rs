@@ -121,16 +121,14 @@ const LOOKING: &[&str] = &["get", "list", "watch"];
 
 /// The chart's templates of all rules, and their path.
 pub fn chart_rules() -> (String, String) {
-    let mut text = "{{/* Generated from src/api/rbac.rs; do not edit. */}}\n".to_owned();
-    for (name, rules) in
-        [("cluster", CLUSTER), ("watched", WATCHED), ("own", OWN), ("viewer", VIEWER), ("editor", EDITOR)]
-    {
+    let roles = [("cluster", CLUSTER), ("watched", WATCHED), ("own", OWN), ("viewer", VIEWER), ("editor", EDITOR)];
+    let templates = roles.map(|(name, rules)| {
         let rules: Vec<String> = rules.iter().map(templated).collect();
         // The last line break is that of the line that includes it.
-        let rules = rules.concat();
-        let rules = rules.trim_end();
-        text.push_str(&["\n{{- define \"", NAME, ".rules.", name, "\" }}\n", rules, "\n{{- end }}\n"].concat());
-    }
+        let rules = rules.concat().trim_end().to_owned();
+        format!("{{{{- define \"{NAME}.rules.{name}\" }}}}\n{rules}\n{{{{- end }}}}\n")
+    });
+    let text = format!("{{{{/* Generated from src/api/rbac.rs; do not edit. */}}}}\n\n{}", templates.join("\n"));
     (format!("charts/{NAME}/templates/_rules.tpl"), text)
 }
 

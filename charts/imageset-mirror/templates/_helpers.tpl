@@ -55,10 +55,13 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* Name, labels and annotations of an object: (list CONTEXT SUFFIX). */}}
+{{/* Name, labels and annotations of an object: (list CONTEXT SUFFIX), or (list CONTEXT SUFFIX NAMESPACE). */}}
 {{- define "imageset-mirror.metadata" -}}
 {{- $context := index . 0 -}}
 name: {{ include "imageset-mirror.fullname" $context }}{{ index . 1 }}
+{{- if gt (len .) 2 }}
+namespace: {{ index . 2 }}
+{{- end }}
 labels:
   {{- include "imageset-mirror.labels" $context | nindent 2 }}
 {{- with include "imageset-mirror.annotations" $context }}
@@ -66,10 +69,9 @@ labels:
 {{- end }}
 {{- end }}
 
-{{/* The same of an object that lives in the operator's namespace. */}}
+{{/* The same of an object that lives in the operator's namespace: (list CONTEXT SUFFIX). */}}
 {{- define "imageset-mirror.namespaced-metadata" -}}
-{{ include "imageset-mirror.metadata" . }}
-namespace: {{ include "imageset-mirror.namespace" (index . 0) }}
+{{ include "imageset-mirror.metadata" (append . (include "imageset-mirror.namespace" (index . 0))) }}
 {{- end }}
 
 {{- define "imageset-mirror.crd-annotations" -}}

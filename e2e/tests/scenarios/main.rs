@@ -8,6 +8,7 @@ mod cluster_without_openshift;
 mod command_line;
 mod drains_are_held_back;
 mod killed_in_mid_copy;
+mod kustomize;
 mod leader_is_killed;
 mod least_privilege;
 mod mirrors_additional_images;

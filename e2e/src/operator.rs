@@ -20,7 +20,7 @@ use serde::Deserialize as _;
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, client_of};
 use crate::process::{Process, Program, free_port, port_was_taken, target_folder};
 use crate::wait::{LONG, SHORT, eventually, image_set_mirrors};
 
@@ -110,9 +110,12 @@ pub async fn apply_config_default(cluster: &Cluster) -> Result<Deployment> {
     let (mirrors, one) = (&mirrors, &ListParams::default().limit(1));
     eventually(SHORT, "ImageSetMirror objects to be served", || async move { Ok(Some(mirrors.list(one).await?)) })
         .await?;
-    // The admission plugin that guards owners learns of a new kind a little later, and refuses owners of that kind until then.
-    let client = cluster.client().await?;
-    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    let deployment = rendered_deployment(cluster).await?;
+    // The admission plugin that guards owners learns of a new kind a little later, and refuses owners of that kind until
+    // then; whoever may do everything is not asked.
+    let (namespace, account) = (&deployment.namespace, &deployment.service_account);
+    let client = client_of(&cluster.service_account_kubeconfig(namespace, account).await?).await?;
+    let maps: Api<ConfigMap> = Api::namespaced(client, namespace);
     let owned = serde_json::from_value(json!({
         "metadata": {"name": "owned", "ownerReferences": [{
             "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror", "name": "owner", "uid": "none",
@@ -125,7 +128,7 @@ pub async fn apply_config_default(cluster: &Cluster) -> Result<Deployment> {
         Ok(Some(maps.create(dry_run, owned).await?))
     })
     .await?;
-    rendered_deployment(cluster).await
+    Ok(deployment)
 }
 
 /// The only Deployment of rendered `config/default`.

@@ -62,6 +62,8 @@ pub struct World {
     pub source_host: String,
     /// The host by which objects name the target; likewise.
     pub target_host: String,
+    /// The audit log from here on is the operator's.
+    since: AuditMark,
     /// Why requests of the operator may be refused in this world, if so.
     pub refusals: Option<&'static str>,
 }
@@ -84,7 +86,8 @@ impl World {
             tokio::try_join!(Cluster::start_with(&setup.kinds), setup.source.start(), setup.target.start())?;
         let deployment = apply_config_default(&cluster).await?;
         let (source_host, target_host) = (source.host(), target.host());
-        let world = Self { cluster, source, target, deployment, source_host, target_host, refusals: None };
+        let since = cluster.audit_mark()?;
+        let world = Self { cluster, source, target, deployment, source_host, target_host, since, refusals: None };
         world.add_access(&world.deployment.namespace).await?;
         Ok(world)
     }
@@ -241,7 +244,7 @@ impl Drop for World {
             return;
         }
         let account = (&self.deployment.namespace, &self.deployment.service_account);
-        let events = self.cluster.audit().unwrap_or_default().into_iter();
+        let events = self.cluster.audit_since(self.since).unwrap_or_default().into_iter();
         let refused: Vec<_> = events.filter(|event| event.is_refused() && event.is_by(account.0, account.1)).collect();
         assert!(refused.is_empty(), "the API server refused {refused:#?}");
     }

@@ -5,6 +5,7 @@
 //! on what they logged. Programs are pinned and built by [`tools`]; [`mirrorconf`] lets OpenShift's own code judge the
 //! mirror sets. Everything ends with the test process, however it ends ([`process`]).
 
+pub mod argocd;
 mod background;
 pub mod chart;
 pub mod cluster;

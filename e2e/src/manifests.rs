@@ -1,5 +1,5 @@
-//! What is generated from the chart: the manifests of `config/` that are not made by the operator's own crate, the table of
-//! values in the chart's README, and `install.yaml`.
+//! What is generated outside the operator's own crate. From the chart: manifests of `config/`, the table of values in the
+//! chart's README, and `install.yaml`. From the Lua of `config/argocd`: Argo CD's settings ([`crate::argocd::settings`]).
 //!
 //! One source, so that people who install with kustomize or kubectl get the Deployment that people with helm get. The
 //! text of helm is kept with its comments; only labels that speak of helm are changed.
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::argocd::settings;
 use crate::chart::{NAME, folder, template};
 use crate::operator::repository;
 
@@ -56,6 +57,7 @@ pub fn generate() -> Result<Vec<(PathBuf, String)>> {
     let text = read(&readme)?;
     let (before, rest) = text.split_once(TABLE_BEGIN).context("the chart's README has no place for the values")?;
     let (_, after) = rest.split_once(TABLE_END).context("the values in the chart's README have no end")?;
+    files.extend(settings::files()?);
     files.push((readme, format!("{before}{TABLE_BEGIN}{}{TABLE_END}{after}", table()?)));
     Ok(files)
 }
@@ -79,7 +81,7 @@ pub fn check() -> Result<()> {
     let files = generate()?;
     let differs = |(path, text): &&(PathBuf, String)| fs::read_to_string(path).ok().as_ref() != Some(text);
     let stale: Vec<String> = files.iter().filter(differs).map(|(path, _)| path.display().to_string()).collect();
-    ensure!(stale.is_empty(), "not what the chart generates: {}; run `make manifests`", stale.join(", "));
+    ensure!(stale.is_empty(), "not what is generated: {}; run `make manifests`", stale.join(", "));
     Ok(())
 }
 

@@ -24,6 +24,9 @@ pub const ETCD_VERSION: &str = "3.6.8";
 /// The helm version.
 pub const HELM_VERSION: &str = "v3.22.0";
 
+/// The version of Argo CD.
+pub const ARGO_CD_VERSION: &str = "v3.1.9";
+
 /// A program of the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
@@ -45,6 +48,10 @@ pub enum Tool {
     Helm,
     /// Runs the unit tests of the alerts.
     Promtool,
+    /// Runs scripts for Argo CD as Argo CD does.
+    Lua,
+    /// Argo CD's controller, repo server and command line, in one.
+    ArgoCd,
 }
 
 /// How a program is built.
@@ -63,8 +70,8 @@ struct Recipe {
 }
 
 impl Tool {
-    /// All programs, the slowest build first.
-    pub const ALL: [Tool; 9] = [
+    /// The programs of the scenarios, the slowest build first. Argo CD has a suite of its own.
+    pub const SCENARIOS: [Tool; 10] = [
         Tool::KubeApiserver,
         Tool::Promtool,
         Tool::KubeControllerManager,
@@ -73,6 +80,7 @@ impl Tool {
         Tool::Registry,
         Tool::Etcd,
         Tool::Mirrorconf,
+        Tool::Lua,
         Tool::Olareg,
     ];
 
@@ -148,6 +156,24 @@ impl Tool {
                 estimate: "about 3 minutes",
                 elsewhere: None,
             },
+            Tool::Lua => Recipe {
+                module: "lua",
+                binary: "lua",
+                package: ".",
+                version: "of this tree",
+                tags: "",
+                estimate: "some seconds",
+                elsewhere: None,
+            },
+            Tool::ArgoCd => Recipe {
+                module: "argocd",
+                binary: "argocd",
+                package: "github.com/argoproj/argo-cd/v3/cmd",
+                version: ARGO_CD_VERSION,
+                tags: "",
+                estimate: "about 5 minutes",
+                elsewhere: None,
+            },
         }
     }
 }
@@ -215,12 +241,12 @@ pub fn ensure(tool: Tool) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Makes sure of every program and of the foreign CRDs.
+/// Makes sure of every program of the scenarios and of the foreign CRDs.
 ///
 /// # Errors
 /// As [`ensure()`].
 pub fn ensure_all() -> Result<()> {
-    for tool in Tool::ALL {
+    for tool in Tool::SCENARIOS {
         ensure(tool)?;
     }
     openshift_crds()?;
@@ -245,6 +271,14 @@ pub fn openshift_crds() -> Result<PathBuf> {
 pub fn prometheus_crds() -> Result<PathBuf> {
     let folder = "example/prometheus-operator-crd".to_owned();
     crds("prometheus-crds", "github.com/prometheus-operator/prometheus-operator", &[folder], ".yaml")
+}
+
+/// The folder with the CRD files of Argo CD, taken like OpenShift's.
+///
+/// # Errors
+/// As [`openshift_crds`].
+pub fn argo_cd_crds() -> Result<PathBuf> {
+    crds("argocd", "github.com/argoproj/argo-cd/v3", &["manifests/crds".to_owned()], "-crd.yaml")
 }
 
 fn crds(module: &str, path: &str, folders: &[String], suffix: &str) -> Result<PathBuf> {

@@ -2,6 +2,7 @@
 //! same time: each test has a cluster and registries of its own.
 #![cfg(test)]
 
+mod argocd_lua;
 mod arrives_bit_identical;
 mod chart;
 mod cluster_without_openshift;

@@ -1,0 +1,3 @@
+-- Stops syncs until the object is resumed.
+obj.spec.suspend = true
+return obj

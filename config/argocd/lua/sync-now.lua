@@ -1,0 +1,5 @@
+-- Asks for a sync.
+local annotations = obj.metadata.annotations or {}
+annotations["mirror.openshift.io/requested-at"] = os.date("!%Y-%m-%dT%XZ")
+obj.metadata.annotations = annotations
+return obj

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use crate::cluster::{AuditEvent, AuditMark, Cluster, Output};
 use crate::process::{Process, Program, RunFolder, free_port, port_was_taken};
 use crate::tools::{self, Tool};
-use crate::wait::{LONG, until};
+use crate::wait::{LONG, eventually, until};
 
 /// Where Argo CD lives.
 pub const NAMESPACE: &str = "argocd";
@@ -36,12 +36,43 @@ pub const CASCADE: &str = "resources-finalizer.argocd.argoproj.io";
 
 const PORT_ATTEMPTS: usize = 5;
 
+/// The programs of this suite.
+#[derive(Debug)]
+struct Programs {
+    argocd: PathBuf,
+    helm: PathBuf,
+    redis: PathBuf,
+    git: PathBuf,
+}
+
+impl Programs {
+    fn find() -> Result<Self> {
+        // First what cannot be built: nobody waits for a build in vain.
+        let redis = on_path("redis-server").context(
+            "redis-server is not there, and Argo CD cannot do without it: install it \
+             (Debian, Ubuntu: `apt-get install redis-server`; it need not run as a service)",
+        )?;
+        let git = on_path("git").context("git is not there, and Argo CD cannot do without it")?;
+        Ok(Self { argocd: tools::ensure(Tool::ArgoCd)?, helm: tools::ensure(Tool::Helm)?, redis, git })
+    }
+}
+
+/// Makes sure of every program of this suite and of Argo CD's CRDs.
+///
+/// # Errors
+/// When redis or git is not there, or as [`tools::ensure()`].
+pub fn ensure() -> Result<()> {
+    Programs::find()?;
+    tools::argo_cd_crds()?;
+    Ok(())
+}
+
 /// A running Argo CD. Dropping it kills its processes.
 #[derive(Debug)]
 pub struct ArgoCd {
-    _controller: Process,
-    _repo_server: Process,
-    _redis: Process,
+    controller: Process,
+    repo_server: Process,
+    redis: Process,
     applications: Api<DynamicObject>,
 }
 
@@ -51,25 +82,36 @@ impl ArgoCd {
     /// # Errors
     /// When a part cannot be had or does not start.
     pub async fn start(cluster: &Cluster, settings: &[&str]) -> Result<Self> {
-        let redis = on_path("redis-server").context(
-            "redis-server is not there, and Argo CD cannot do without it: install it \
-             (Debian, Ubuntu: `apt-get install redis-server`; it need not run as a service)",
-        )?;
-        let git = on_path("git").context("git is not there")?;
-        let tools = tokio::task::spawn_blocking(|| -> Result<_> {
-            Ok((tools::ensure(Tool::ArgoCd)?, tools::ensure(Tool::Helm)?, tools::argo_cd_crds()?))
-        });
-        let (argocd, helm, crds) = tools.await??;
+        let crds = tokio::task::spawn_blocking(|| ensure().and_then(|()| tools::argo_cd_crds())).await??;
         install(cluster, &crds).await?;
         for file in settings {
             apply_settings(cluster, file).await?;
         }
+        Self::launch(cluster).await
+    }
 
+    /// Ends it and starts it again, with what the cluster holds now.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn restart(&mut self, cluster: &Cluster) -> Result<()> {
+        for process in [&mut self.controller, &mut self.repo_server, &mut self.redis] {
+            process.kill();
+        }
+        *self = Self::launch(cluster).await?;
+        Ok(())
+    }
+
+    async fn launch(cluster: &Cluster) -> Result<Self> {
+        let Programs { argocd, helm, redis, git } = tokio::task::spawn_blocking(Programs::find).await??;
         let run = cluster.run();
         // What the repo server may start, and nothing else.
         let path = run.folder("argocd/path")?;
-        symlink(git, path.join("git"))?;
-        symlink(helm, path.join("helm"))?;
+        for (name, program) in [("git", git), ("helm", helm)] {
+            if !path.join(name).exists() {
+                symlink(program, path.join(name))?;
+            }
+        }
         let home = run.folder("argocd/home")?.display().to_string();
         let scratch = run.folder("argocd/tmp")?.display().to_string();
         let kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, ACCOUNT).await?.display().to_string();
@@ -105,7 +147,7 @@ impl ArgoCd {
         })
         .await?;
         let applications = applications(cluster).await?;
-        Ok(Self { _controller: controller, _repo_server: repo_server, _redis: redis, applications })
+        Ok(Self { controller, repo_server, redis, applications })
     }
 
     /// The Applications.
@@ -139,10 +181,19 @@ impl ArgoCd {
             "info": [{"name": "mark", "value": mark}],
             "sync": {"prune": prune},
         });
-        self.patch(name, &json!({"operation": operation})).await?;
-        until(&self.applications, name, LONG, "synced by hand", |object| {
-            let ours = object.data.pointer("/status/operationState/operation/info/0/value") == Some(&json!(mark));
-            ours && object.data.pointer("/status/operationState/finishedAt").is_some()
+        eventually(LONG, &format!("`{name}` to be synced by hand"), || async {
+            let object = self.applications.get(name).await?;
+            let state = object.data.pointer("/status/operationState").unwrap_or(&Value::Null);
+            if state.pointer("/operation/info/0/value") == Some(&json!(mark)) {
+                return Ok(state.get("finishedAt").is_some().then(|| object.clone()));
+            }
+            let running = state.get("phase") == Some(&json!("Running"));
+            if object.data.get("operation").is_none() && !running {
+                // Not if Argo CD begins one of its own meanwhile: the two would become one.
+                let version = object.metadata.resource_version.clone();
+                self.patch(name, &json!({"metadata": {"resourceVersion": version}, "operation": operation})).await?;
+            }
+            bail!("the operation is {state}")
         })
         .await
     }
@@ -208,9 +259,11 @@ pub fn writes_since(cluster: &Cluster, mark: AuditMark, resources: &[&str]) -> R
 /// # Errors
 /// When the API server refuses it.
 pub async fn apply_settings(cluster: &Cluster, file: &str) -> Result<()> {
+    // A manager owns what it applied last: settings and exclusions are two.
+    let suffix = if file.contains("exclusions") { "-exclusions" } else { "" };
+    let manager = format!("--field-manager=imageset-mirror{suffix}");
     let file = settings::folder().join(file).display().to_string();
-    let manager = "--field-manager=imageset-mirror";
-    cluster.kubectl(&["apply", "--server-side", manager, "--force-conflicts", "-f", &file]).await?.ok()?;
+    cluster.kubectl(&["apply", "--server-side", &manager, "--force-conflicts", "-f", &file]).await?.ok()?;
     Ok(())
 }
 
@@ -222,6 +275,8 @@ pub fn offline(command: &str, object: &Path, more: &[&str]) -> Result<Output> {
     let home = tempfile::tempdir()?;
     let mut program = Command::new(tools::ensure(Tool::ArgoCd)?);
     program.env_clear().env("HOME", home.path()).env("ARGOCD_BINARY_NAME", "argocd").stdin(Stdio::null());
+    // It shows what an action changes by `diff`.
+    program.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     program.args(["admin", "settings", "resource-overrides", command]).arg(object).args(more);
     program.arg("--argocd-cm-path").arg(settings::folder().join("argocd-cm.yaml"));
     let output = program.output().context("running argocd")?;
@@ -343,6 +398,18 @@ impl Git {
         self.git(&self.tree, &["commit", "--quiet", "--allow-empty", "--message=e2e"])?;
         self.git(&self.tree, &["push", "--quiet", &self.bare.display().to_string(), "HEAD:main"])?;
         Ok(self.git(&self.tree, &["rev-parse", "HEAD"])?.trim().to_owned())
+    }
+
+    /// Tags the newest commit.
+    ///
+    /// # Errors
+    /// When git refuses.
+    pub fn tag(&self, name: &str) -> Result<()> {
+        self.git(
+            &self.tree,
+            &["push", "--quiet", &self.bare.display().to_string(), &format!("HEAD:refs/tags/{name}")],
+        )?;
+        Ok(())
     }
 
     /// Runs git with nothing of the user's own settings.

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use e2e::cluster::{Cluster, OpenShiftKind};
 use e2e::registry::Registry;
 use e2e::world::Setup;
-use e2e::{manifests, tools};
+use e2e::{argocd, manifests, tools};
 
 mod demo;
 mod rest;
@@ -24,8 +24,12 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Build every program of the suite that is not in the cache
-    Tools,
+    /// Build every program of the scenarios that is not in the cache
+    Tools {
+        /// Build Argo CD for its own suite instead.
+        #[arg(long)]
+        argocd: bool,
+    },
     /// Write the files that are generated from the chart
     Manifests {
         /// Only compare them with what is there.
@@ -62,8 +66,12 @@ fn main() -> ExitCode {
 
 fn run(action: &Action) -> Result<()> {
     match action {
-        Action::Tools => {
-            tools::ensure_all()?;
+        Action::Tools { argocd } => {
+            if *argocd {
+                argocd::ensure()?;
+            } else {
+                tools::ensure_all()?;
+            }
             print(&format!("all programs are in {}", tools::cache()?.join("tools").display()));
             Ok(())
         }

@@ -1,4 +1,5 @@
 -- Asks for a sync that looks at every blob again.
+local os = require("os")
 local now = os.date("!%Y-%m-%dT%XZ")
 local annotations = obj.metadata.annotations or {}
 annotations["mirror.openshift.io/requested-at"] = now

@@ -1,5 +1,6 @@
-// lua runs a script for each object of a JSON array the way Argo CD does: with the libraries base, package, table and an os
-// that has only time and date, for one second at most, with the object as the global obj.
+// lua runs a script for each object of a JSON array the way Argo CD does: with the libraries base, package and table, with
+// an os that has only time and date and is there only for those who require it, for one second at most, and with the object
+// as the global obj.
 //
 // On standard input: {"script": "…", "objects": […]}. On standard output, one element for each object: {"result": …} with
 // what the script returned, or {"error": "…"}.
@@ -56,7 +57,6 @@ func run(script string, object any) (any, error) {
 		{lua.LoadLibName, lua.OpenPackage},
 		{lua.BaseLibName, lua.OpenBase},
 		{lua.TabLibName, lua.OpenTable},
-		{lua.OsLibName, lua.OpenOs},
 	}
 	for _, library := range libraries {
 		call := lua.P{Fn: state.NewFunction(library.open), Protect: true}
@@ -64,7 +64,7 @@ func run(script string, object any) (any, error) {
 			return nil, err
 		}
 	}
-	reduce(state, "time", "date")
+	state.PreloadModule(lua.OsLibName, reducedOs)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	state.SetContext(ctx)
@@ -79,21 +79,19 @@ func run(script string, object any) (any, error) {
 	return fromLua(result)
 }
 
-// reduce removes every function of os that is not named.
-func reduce(state *lua.LState, keep ...string) {
-	library := state.GetGlobal(lua.OsLibName).(*lua.LTable)
-	kept := make(map[string]lua.LValue, len(keep))
-	for _, name := range keep {
-		kept[name] = library.RawGetString(name)
+// reducedOs is the module os without all that could reach out of the script.
+func reducedOs(state *lua.LState) int {
+	lua.OpenOs(state)
+	whole := state.Get(-1).(*lua.LTable)
+	reduced := state.NewTable()
+	for _, name := range []string{"time", "date"} {
+		reduced.RawSetString(name, whole.RawGetString(name))
 	}
-	var names []lua.LValue
-	library.ForEach(func(name, _ lua.LValue) { names = append(names, name) })
-	for _, name := range names {
-		library.RawSet(name, lua.LNil)
-	}
-	for name, function := range kept {
-		library.RawSetString(name, function)
-	}
+	// OpenOs has made all of it known, by name and to require.
+	state.SetGlobal(lua.OsLibName, lua.LNil)
+	state.SetField(state.GetField(state.Get(lua.RegistryIndex), "_LOADED"), lua.OsLibName, reduced)
+	state.Push(reduced)
+	return 1
 }
 
 func toLua(state *lua.LState, value any) lua.LValue {

@@ -155,13 +155,13 @@ impl ArgoCd {
         &self.applications
     }
 
-    /// Has an Application compared anew with Git, at its newest commit, and waits until that is done.
+    /// Has an Application rendered and compared anew, at the newest commit, and waits until that is done.
     ///
     /// # Errors
     /// When it is not at the deadline.
     pub async fn refresh(&self, name: &str) -> Result<DynamicObject> {
         let annotation = "argocd.argoproj.io/refresh";
-        self.patch(name, &json!({"metadata": {"annotations": {annotation: "normal"}}})).await?;
+        self.patch(name, &json!({"metadata": {"annotations": {annotation: "hard"}}})).await?;
         until(&self.applications, name, LONG, "refreshed", |object| {
             !object.metadata.annotations.as_ref().is_some_and(|marks| marks.contains_key(annotation))
         })
@@ -184,10 +184,11 @@ impl ArgoCd {
         eventually(LONG, &format!("`{name}` to be synced by hand"), || async {
             let object = self.applications.get(name).await?;
             let state = object.data.pointer("/status/operationState").unwrap_or(&Value::Null);
+            // Only the phase tells: other fields of the operation before are left in the state until the new one sets them.
+            let running = matches!(state.get("phase").and_then(Value::as_str), Some("Running" | "Terminating"));
             if state.pointer("/operation/info/0/value") == Some(&json!(mark)) {
-                return Ok(state.get("finishedAt").is_some().then(|| object.clone()));
+                return Ok((!running).then(|| object.clone()));
             }
-            let running = state.get("phase") == Some(&json!("Running"));
             if object.data.get("operation").is_none() && !running {
                 // Not if Argo CD begins one of its own meanwhile: the two would become one.
                 let version = object.metadata.resource_version.clone();

@@ -264,6 +264,8 @@ async fn a_mirror_set_that_carries_a_mark_is_saved_by_the_exclusions_or_by_the_p
     scene.world.cluster.kubectl(&change).await.expect("kubectl").ok().expect("no exclusions");
     scene.argocd.patch(MIRRORS, &json!({"spec": {"project": MIRRORS}})).await.expect("accepted");
     scene.argocd.restart(&scene.world.cluster).await.expect("Argo CD starts again");
+    // An Application that it reads before the projects is invalid for it until it looks again.
+    scene.argocd.refresh(MIRRORS).await.expect("refreshed");
     scene.sync_with_pruning().await;
     assert!(is_there().await, "the project does not let the Application have it");
 

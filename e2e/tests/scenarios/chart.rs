@@ -69,8 +69,7 @@ fn the_chart_has_the_version_and_the_image_of_the_operator() {
     let listed: BTreeSet<&str> = list(&listed, "").map(|image| text(image, "/image")).collect();
     let objects = rendered(&[]);
     let deployment = list(only(&objects, "Deployment"), "/spec/template/spec/containers");
-    let test = list(only(&objects, "Pod"), "/spec/containers");
-    let used: BTreeSet<&str> = deployment.chain(test).map(|container| text(container, "/image")).collect();
+    let used: BTreeSet<&str> = deployment.map(|container| text(container, "/image")).collect();
     assert_eq!(used, listed);
 }
 
@@ -220,6 +219,16 @@ fn the_operator_understands_the_arguments_of_every_value_set() {
     }
 }
 
+/// The pod that the Deployment makes: admission judges pods, not what makes them.
+fn pod_of(objects: &[Value]) -> Value {
+    let deployment = only(objects, "Deployment");
+    let template = &deployment["spec"]["template"];
+    let mut metadata = template["metadata"].clone();
+    metadata["name"] = json!("by-hand");
+    metadata["namespace"] = deployment["metadata"]["namespace"].clone();
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_with_restricted_pods_takes_every_value_set() {
     let cluster = Cluster::start().await.expect("the cluster starts");
@@ -238,13 +247,8 @@ async fn an_api_server_with_restricted_pods_takes_every_value_set() {
         let mut objects = rendered(&["--values", &path.display().to_string()]);
         let account = only(&objects, "ServiceAccount").clone();
         cluster.apply_all(&[account]).await.expect("pods name a ServiceAccount that exists");
-        // Admission judges pods, not what makes them.
-        let deployment = only(&objects, "Deployment");
-        let template = &deployment["spec"]["template"];
-        let mut metadata = template["metadata"].clone();
-        metadata["name"] = json!("by-hand");
-        metadata["namespace"] = deployment["metadata"]["namespace"].clone();
-        objects.push(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}));
+        let pod = pod_of(&objects);
+        objects.push(pod);
         let everything = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
         let args = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"];
         let output = cluster.kubectl_with_input(&args, &everything).await.expect("kubectl");
@@ -254,7 +258,7 @@ async fn an_api_server_with_restricted_pods_takes_every_value_set() {
     }
     // The judge does judge.
     let values = "--set=securityContext.allowPrivilegeEscalation=true";
-    let pod = only(&rendered(&[values]), "Pod").to_string();
+    let pod = pod_of(&rendered(&[values])).to_string();
     let output = cluster.kubectl_with_input(&["apply", "--dry-run=server", "-f", "-"], &pod).await.expect("kubectl");
     assert!(output.stderr.contains("violates PodSecurity"), "{}", output.stderr);
 }
@@ -267,7 +271,7 @@ async fn a_release_is_installed_changed_rolled_back_removed_and_taken_up_again()
     let release = ["--namespace", NAME];
     let install = [&["install", NAME, &chart, "--create-namespace"], release.as_slice()].concat();
     let notes = run(&install);
-    assert!(notes.contains("helm -n imageset-mirror test imageset-mirror"), "{notes}");
+    assert!(notes.contains("rollout status deployment/imageset-mirror"), "{notes}");
     assert!(!notes.contains("WARNING"), "{notes}");
 
     let object = json!({

@@ -5,29 +5,38 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use e2e::chart::{folder, helm};
+use e2e::cluster::Cluster;
 use e2e::image::ImageSpec;
+use e2e::mirror_sets::{Kind, owned};
 use e2e::operator::{EnvValue, Operator, Overrides, parse_deployment};
 use e2e::rbac;
-use e2e::wait::{LONG, condition, until_ready};
+use e2e::wait::{LONG, condition, until_ready, until_reason};
 use e2e::world::World;
+use serde_json::json;
 
 const RELEASE: &str = "hub";
 const VALUES: &str = "--set=crds.install=false,watchNamespaces={team-a,team-b},clusterOutputNamespaces={team-a},\
     trustedCA.configMap=corporate-ca";
 
+/// What helm prints for the release, in its namespace.
+fn helm_ok(cluster: &Cluster, args: &[&str]) -> String {
+    let args = [args, &["--namespace", RELEASE]].concat();
+    tokio::task::block_in_place(|| helm(Some(cluster), &args)).expect("helm").ok().expect("helm succeeds")
+}
+
+fn install(cluster: &Cluster, values: &str) {
+    helm_ok(cluster, &["install", RELEASE, &folder().display().to_string(), "--create-namespace", values]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_namespaces_are_served_with_the_permissions_of_the_chart_and_its_certificates() {
     let world = World::start().await.expect("the world starts");
-    let (cluster, chart) = (&world.cluster, folder().display().to_string());
+    let cluster = &world.cluster;
     for namespace in ["team-a", "team-b", "team-c"] {
         world.add_access(namespace).await.expect("a namespace");
     }
-    let run = |args: &[&str]| {
-        let args = [args, &["--namespace", RELEASE]].concat();
-        tokio::task::block_in_place(|| helm(Some(cluster), &args)).expect("helm").ok().expect("helm succeeds")
-    };
-    run(&["install", RELEASE, &chart, "--create-namespace", VALUES]);
-    let deployment = parse_deployment(&run(&["get", "manifest", RELEASE])).expect("a Deployment");
+    install(cluster, VALUES);
+    let deployment = parse_deployment(&helm_ok(cluster, &["get", "manifest", RELEASE])).expect("a Deployment");
     let account = deployment.service_account.as_str();
     assert_eq!((deployment.namespace.as_str(), account), (RELEASE, "hub-imageset-mirror"));
     let grants = rbac::grants(cluster, RELEASE, account).await.expect("grants");
@@ -71,4 +80,29 @@ async fn two_namespaces_are_served_with_the_permissions_of_the_chart_and_its_cer
     assert!(own.len() > 20, "{own:#?}");
     let refused: Vec<_> = own.iter().filter(|event| event.is_refused()).collect();
     assert!(refused.is_empty(), "{refused:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_the_chart_does_not_permit_is_named_and_the_other_is_written() {
+    let world = World::start().await.expect("the world starts");
+    let cluster = &world.cluster;
+    world.add_access(RELEASE).await.expect("a namespace");
+    install(cluster, "--set=crds.install=false,outputs.imageTagMirrorSet=false");
+    let deployment = parse_deployment(&helm_ok(cluster, &["get", "manifest", RELEASE])).expect("a Deployment");
+    let mut operator = Operator::start(cluster, &deployment, &Overrides::default()).await.expect("it starts");
+    operator.until_ready(LONG).await.expect("it is ready");
+
+    let source = world.source().expect("a client");
+    let app = source.push_image("team/app", "v1", ImageSpec::seeded(1)).await.expect("an image");
+    let mut object = world.image_set_mirror(RELEASE, "app", &[&format!("team/app@{}", app.digest), "team/app:v1"]);
+    object["spec"]["clusterResources"] = json!({"imageTagMirrorSet": {"policy": "Apply"}, "disruption": "AllowDrain"});
+    world.apply(&object).await.expect("an object");
+    let mirrors = world.mirrors(RELEASE).await.expect("a client");
+    let object = until_reason(&mirrors, "app", ("ResourcesApplied", "False", "AdmissionDenied"), LONG).await;
+    let applied = condition(&object.expect("it is refused"), "ResourcesApplied").expect("a condition");
+    assert!(applied.message.contains("ImageTagMirrorSet"), "{applied:?}");
+    until_ready(&mirrors, "app", LONG).await.expect("Ready does not depend on it");
+    for (kind, count) in [(Kind::Digest, 1), (Kind::Tag, 0)] {
+        assert_eq!(owned(cluster, kind, RELEASE, "app").await.expect("a list").len(), count, "{kind:?}");
+    }
 }

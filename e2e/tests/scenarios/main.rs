@@ -7,6 +7,7 @@ mod chart;
 mod cluster_without_openshift;
 mod command_line;
 mod drains_are_held_back;
+mod installed_with_helm;
 mod killed_in_mid_copy;
 mod kustomize;
 mod leader_is_killed;

@@ -4,6 +4,7 @@
 
 mod arrives_bit_identical;
 mod chart;
+mod check_command;
 mod cluster_without_openshift;
 mod command_line;
 mod drains_are_held_back;

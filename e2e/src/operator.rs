@@ -260,6 +260,11 @@ impl Operator {
         matches!(answers(format!("http://{}/readyz", self.probes)).await, Ok(Some(())))
     }
 
+    /// Where it says whether it is ready.
+    pub fn ready_url(&self) -> String {
+        format!("http://{}/readyz", self.probes)
+    }
+
     /// The text of `/metrics`.
     ///
     /// # Errors

@@ -40,6 +40,14 @@ pub(super) fn libc_version() -> Result<(u32, u32)> {
     Ok((major.parse()?, minor.parse()?))
 }
 
+/// Makes sure that the packages are in the cache.
+///
+/// # Errors
+/// When one cannot be had, or is not what the lock says.
+pub fn fetch() -> Result<()> {
+    locked()?.iter().try_for_each(|package| package.fetch().map(|_file| ()))
+}
+
 /// The C library, certificates of authorities and time zones, with their licences.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::image::{OCI_INDEX, OCI_MANIFEST, sha256};
 
-mod debian;
+pub mod debian;
 mod tree;
 
 pub use tree::Tree;

@@ -9,6 +9,7 @@ pub mod argocd;
 mod background;
 pub mod chart;
 pub mod cluster;
+pub mod container;
 pub mod image;
 pub mod interruption;
 pub mod manifests;

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use e2e::cluster::{Cluster, OpenShiftKind};
+use e2e::node::Node;
 use e2e::registry::Registry;
 use e2e::world::Setup;
 use e2e::{manifests, tools};
@@ -64,6 +65,10 @@ fn run(action: &Action) -> Result<()> {
     match action {
         Action::Tools => {
             tools::ensure_all()?;
+            match Node::available() {
+                Ok(()) => tools::ensure_node()?,
+                Err(reason) => tools::say(&format!("SKIPPED: the programs of a node, since {reason}")),
+            }
             print(&format!("all programs are in {}", tools::cache()?.join("tools").display()));
             Ok(())
         }

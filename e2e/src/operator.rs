@@ -37,6 +37,8 @@ pub struct Deployment {
     pub name: String,
     /// The `ServiceAccount` that the operator runs under.
     pub service_account: String,
+    /// The container's image.
+    pub image: String,
     /// The container's arguments.
     pub args: Vec<String>,
     /// The container's environment, by name; `fieldRef`s are still to be resolved.
@@ -169,6 +171,7 @@ fn parse_deployment(rendered: &str) -> Result<Deployment> {
         namespace: manifest.metadata.namespace.clone().context("the Deployment has no namespace")?,
         name: manifest.metadata.name.clone().context("the Deployment has no name")?,
         service_account: pod.service_account_name.clone().context("the Deployment names no ServiceAccount")?,
+        image: container.image.clone().context("the container has no image")?,
         args: container.args.clone().unwrap_or_default(),
         env,
     })

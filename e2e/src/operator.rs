@@ -380,6 +380,7 @@ spec:
       serviceAccountName: account
       containers:
       - name: op
+        image: host/op:1
         args: [controller, --namespace=$(POD_NAMESPACE), --metrics-addr, '0.0.0.0:8080', --quiet]
         env:
         - {name: LEVEL, value: info}
@@ -390,6 +391,7 @@ spec:
     fn arguments_and_environment_come_from_the_deployment() {
         let deployment = parse_deployment(RENDERED).unwrap();
         assert_eq!((deployment.namespace.as_str(), deployment.service_account.as_str()), ("ns", "account"));
+        assert_eq!(deployment.image, "host/op:1");
         let env = resolve_env(&deployment, "op-1").unwrap();
         assert_eq!(env.get("POD_NAMESPACE").unwrap(), "ns");
         let mut args: Vec<String> = deployment.args.iter().map(|arg| expand(arg, &env)).collect();

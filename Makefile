@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help build lint fmt test unit e2e tools demo manifests install.yaml
+.PHONY: help build lint fmt test unit e2e tools demo image manifests install.yaml
 
 # The one place outside the repository that anything is kept in.
 CACHE_ROOT := $(if $(IMAGESET_MIRROR_CACHE),$(IMAGESET_MIRROR_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/imageset-mirror)
@@ -38,6 +38,9 @@ tools: ## Build the real servers that the end-to-end tests start (once; about 20
 e2e: tools ## End-to-end tests on real servers, with the operator as `cargo build` makes it
 	cargo build --locked
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e -- --test-threads=$(E2E_THREADS)
+
+image: build ## Build the operator's image as an OCI layout in target/image, without a container engine
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --locked -p e2e -- image
 
 demo: build tools ## Show the whole thing on this machine; KEEP=1 leaves it running
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --locked -p e2e -- demo

@@ -25,9 +25,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("metrics", &["api", "registry"]),
     ("server", &["clock"]),
     ("telemetry", &["clock", "failure"]),
+    ("check", &["api", "failure"]),
     (
         "cli",
         &[
+            "check",
             "sync",
             "resolve",
             "resources",

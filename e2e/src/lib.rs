@@ -8,6 +8,7 @@
 mod background;
 pub mod chart;
 pub mod cluster;
+pub mod container;
 pub mod image;
 pub mod interruption;
 pub mod manifests;

@@ -14,6 +14,7 @@ use e2e::world::Setup;
 use e2e::{manifests, tools};
 
 mod demo;
+mod make_image;
 mod rest;
 
 #[derive(Parser)]
@@ -38,6 +39,8 @@ enum Action {
         /// Where to.
         file: PathBuf,
     },
+    /// Build the operator's image as an OCI layout in target/image
+    Image,
     /// Start a cluster and two registries, and keep them until Ctrl-C
     Up,
     /// Mirror images into a registry with the real operator; with KEEP=1 everything stays up until Ctrl-C
@@ -77,6 +80,7 @@ fn run(action: &Action) -> Result<()> {
         Action::InstallYaml { file } => {
             std::fs::write(file, manifests::install_yaml()?).with_context(|| format!("writing {}", file.display()))
         }
+        Action::Image => make_image::run(),
         Action::Up => with_servers(up()),
         Action::Demo => with_servers(demo::run()),
         Action::Rest { objects } => with_servers(rest::run(*objects)),

@@ -76,10 +76,12 @@ pub fn write() -> Result<()> {
 /// # Errors
 /// As [`generate`], or when a file differs.
 pub fn check() -> Result<()> {
-    let files = generate()?;
-    let differs = |(path, text): &&(PathBuf, String)| fs::read_to_string(path).ok().as_ref() != Some(text);
-    let stale: Vec<String> = files.iter().filter(differs).map(|(path, _)| path.display().to_string()).collect();
-    ensure!(stale.is_empty(), "not what the chart generates: {}; run `make manifests`", stale.join(", "));
+    let mut stale = generate()?;
+    stale.retain(|(path, text)| fs::read_to_string(path).ok().as_ref() != Some(text));
+    let root = repository();
+    let name = |(path, _): &(PathBuf, String)| path.strip_prefix(&root).unwrap_or(path).display().to_string();
+    let names: Vec<String> = stale.iter().map(name).collect();
+    ensure!(names.is_empty(), "not what the chart generates: {}; run `make manifests`", names.join(", "));
     Ok(())
 }
 

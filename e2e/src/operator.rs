@@ -147,7 +147,11 @@ pub async fn rendered_deployment(cluster: &Cluster) -> Result<Deployment> {
     RENDERED.get_or_try_init(render).await.cloned()
 }
 
-fn parse_deployment(rendered: &str) -> Result<Deployment> {
+/// The only Deployment of rendered manifests.
+///
+/// # Errors
+/// When there is not exactly one Deployment with one container.
+pub fn parse_deployment(rendered: &str) -> Result<Deployment> {
     let mut found = Vec::new();
     for document in serde_yaml::Deserializer::from_str(rendered) {
         let value = serde_yaml::Value::deserialize(document)?;
@@ -155,7 +159,7 @@ fn parse_deployment(rendered: &str) -> Result<Deployment> {
             found.push(serde_yaml::from_value::<Manifest>(value)?);
         }
     }
-    let [manifest] = found.as_slice() else { bail!("config/default has {} Deployments", found.len()) };
+    let [manifest] = found.as_slice() else { bail!("{} Deployments", found.len()) };
     let pod = manifest.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).context("no pod template")?;
     let [container] = pod.containers.as_slice() else { bail!("{} containers", pod.containers.len()) };
     let mut env = Vec::new();
@@ -257,6 +261,11 @@ impl Operator {
     /// Whether `/readyz` says yes now.
     pub async fn is_ready(&self) -> bool {
         matches!(answers(format!("http://{}/readyz", self.probes)).await, Ok(Some(())))
+    }
+
+    /// Where it says whether it is ready.
+    pub fn ready_url(&self) -> String {
+        format!("http://{}/readyz", self.probes)
     }
 
     /// The text of `/metrics`.

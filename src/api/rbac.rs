@@ -114,10 +114,10 @@ pub const EDITOR: &[Rule] = &[
 ];
 
 /// What the chart can leave out: a resource of [`CLUSTER`], and the value that says whether it is written.
-const OUTPUTS: &[(&str, &str)] =
+pub const OUTPUTS: &[(&str, &str)] =
     &[("imagedigestmirrorsets", "imageDigestMirrorSet"), ("imagetagmirrorsets", "imageTagMirrorSet")];
 /// What remains of the verbs on an output that is left out: foreign objects are still looked at.
-const LOOKING: &[&str] = &["get", "list", "watch"];
+pub const LOOKING: &[&str] = &["get", "list", "watch"];
 
 /// The chart's templates of all rules, and their path.
 pub fn chart_rules() -> (String, String) {

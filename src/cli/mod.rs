@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::Format;
 
+mod check;
 mod input;
 mod mirror;
 mod output;
@@ -49,6 +50,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Print the custom resource definition as YAML.
     Crd,
+    /// Check, in the cluster, that everything the operator needs is there.
+    Check(CheckArgs),
 }
 
 /// Flags of `controller`.
@@ -192,6 +195,30 @@ pub enum PlanOutput {
     Dot,
 }
 
+/// Flags of `check`; what `controller` has too means the same.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The operator's own namespace: where its lease is.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "imageset-mirror")]
+    pub namespace: String,
+    /// Namespace whose objects are watched; repeatable. Default: the operator's own.
+    #[arg(long = "watch-namespace", value_name = "NAMESPACE")]
+    pub watch_namespaces: Vec<String>,
+    /// What the operator writes to the cluster: imagedigestmirrorsets, imagetagmirrorsets; repeatable, `none` for nothing.
+    /// Default: all.
+    #[arg(long = "output", value_name = "RESOURCE")]
+    pub outputs: Vec<String>,
+    /// Secret that the operator may read; repeatable. Default: every Secret of the watched namespaces.
+    #[arg(long = "secret", value_name = "NAME")]
+    pub secrets: Vec<String>,
+    /// Name of the Lease that replicas elect their leader with.
+    #[arg(long, default_value = "imageset-mirror", value_name = "NAME")]
+    pub lease_name: String,
+    /// Where the operator says that it is ready, such as <http://imageset-mirror:8081/readyz>. Default: not asked.
+    #[arg(long, value_name = "URL")]
+    pub ready_url: Option<url::Url>,
+}
+
 /// Reads a duration in Go's form, such as `90s` or `1m30s`.
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: kube::core::Duration =
@@ -209,6 +236,7 @@ pub async fn run(command: Command) -> ExitCode {
     let code = match command {
         Command::Mirror(args) => mirror::run(args).await,
         Command::Plan(args) => plan::run(args).await,
+        Command::Check(args) => check::run(args).await,
         Command::Crd => output::print(&crate::api::crd::crd_yaml()),
         Command::Controller(_) => BAD_INPUT,
     };

@@ -354,7 +354,7 @@ async fn nobody_gets_through_the_operator_what_is_denied_to_them() {
             eventually(SHORT, expected, || async move {
                 let args = [apply.as_slice(), &["--dry-run=server"]].concat();
                 let output = cluster.kubectl_with_input(&args, object).await?;
-                anyhow::ensure!(output.stderr.contains(expected), "{output:?}");
+                anyhow::ensure!(!output.success() && output.stderr.contains(expected), "{output:?}");
                 Ok(Some(()))
             })
             .await
@@ -374,21 +374,47 @@ async fn nobody_gets_through_the_operator_what_is_denied_to_them() {
     let patch = r#"--patch={"spec":{"suspend":true}}"#;
     let change = ["--kubeconfig", &config, "patch", "imagesetmirror/given", "--type=merge", patch, "--namespace", NAME];
     let output = cluster.kubectl(&change).await.expect("kubectl");
+    assert!(!output.success(), "{output:?}");
     assert!(output.stderr.contains("You may not create ImageDigestMirrorSets yourself"), "{}", output.stderr);
+}
+
+/// Runs promtool beside the tests of the alerts.
+fn promtool(args: &[&str]) {
+    let mut command = Command::new(tools::ensure(Tool::Promtool).expect("promtool"));
+    command.args(args).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/alerts"));
+    let output = command.output().expect("promtool runs");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "promtool {args:?}: {}", String::from_utf8_lossy(&said));
 }
 
 #[test]
 fn alerts_fire_when_they_should() {
-    let promtool = tools::ensure(Tool::Promtool).expect("promtool");
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/alerts");
-    // Rules and dashboard are as the chart ships them.
-    let check = |args: &[&str]| {
-        let output = Command::new(&promtool).args(args).current_dir(&tests).output().expect("promtool runs");
-        let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "promtool {args:?}: {}", String::from_utf8_lossy(&said));
-    };
-    check(&["check", "rules", "--lint=all", "--lint-fatal", "../../../charts/imageset-mirror/files/alerts.yaml"]);
-    check(&["test", "rules", "alerts.yaml"]);
+    let alerts = folder().join("files/alerts.yaml").display().to_string();
+    promtool(&["check", "rules", "--lint=all", "--lint-fatal", &alerts]);
+    promtool(&["test", "rules", "alerts.yaml"]);
+}
+
+#[test]
+fn every_query_of_the_dashboard_is_understood() {
+    let text = fs::read_to_string(folder().join("files/dashboard.json")).expect("the dashboard");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let queries = list(&dashboard, "/panels").flat_map(|panel| list(panel, "/targets"));
+    let rules: Vec<Value> = queries
+        .enumerate()
+        .map(|(number, target)| {
+            let query = text_of_query(target);
+            json!({"record": format!("query:{number}"), "expr": query})
+        })
+        .collect();
+    assert!(rules.len() > 12, "{rules:#?}");
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").expect("a file");
+    fs::write(&file, json!({"groups": [{"name": "dashboard", "rules": rules}]}).to_string()).expect("rules");
+    promtool(&["check", "rules", "--lint-fatal", &file.path().display().to_string()]);
+}
+
+/// A query as Grafana sends it.
+fn text_of_query(target: &Value) -> String {
+    text(target, "/expr").replace("$__rate_interval", "5m").replace("$namespace", ".*")
 }
 
 #[test]

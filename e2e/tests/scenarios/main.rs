@@ -4,9 +4,11 @@
 
 mod arrives_bit_identical;
 mod chart;
+mod check_command;
 mod cluster_without_openshift;
 mod command_line;
 mod drains_are_held_back;
+mod installed_with_helm;
 mod killed_in_mid_copy;
 mod kustomize;
 mod leader_is_killed;
@@ -16,6 +18,7 @@ mod namespace_not_allowed;
 mod object_deleted_in_mid_copy;
 mod on_a_node;
 mod one_missing_image_does_not_stop_the_others;
+mod operator_image;
 mod outage_leaves_rules_alone;
 mod parts;
 mod policy_conflict_is_found_before_writing;

@@ -1,0 +1,108 @@
+//! The operator as the chart installs it, for two namespaces only: it works there with the chart's permissions, asks for nothing
+//! that it may not, and trusts the certificates that the chart mounts.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use e2e::chart::{folder, helm};
+use e2e::cluster::Cluster;
+use e2e::image::ImageSpec;
+use e2e::mirror_sets::{Kind, owned};
+use e2e::operator::{EnvValue, Operator, Overrides, parse_deployment};
+use e2e::rbac;
+use e2e::wait::{LONG, condition, until_ready, until_reason};
+use e2e::world::World;
+use serde_json::json;
+
+const RELEASE: &str = "hub";
+const VALUES: &str = "--set=crds.install=false,watchNamespaces={team-a,team-b},clusterOutputNamespaces={team-a},\
+    trustedCA.configMap=corporate-ca";
+
+/// What helm prints for the release, in its namespace.
+fn helm_ok(cluster: &Cluster, args: &[&str]) -> String {
+    let args = [args, &["--namespace", RELEASE]].concat();
+    tokio::task::block_in_place(|| helm(Some(cluster), &args)).expect("helm").ok().expect("helm succeeds")
+}
+
+fn install(cluster: &Cluster, values: &str) {
+    helm_ok(cluster, &["install", RELEASE, &folder().display().to_string(), "--create-namespace", values]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_namespaces_are_served_with_the_permissions_of_the_chart_and_its_certificates() {
+    let world = World::start().await.expect("the world starts");
+    let cluster = &world.cluster;
+    for namespace in ["team-a", "team-b", "team-c"] {
+        world.add_access(namespace).await.expect("a namespace");
+    }
+    install(cluster, VALUES);
+    let deployment = parse_deployment(&helm_ok(cluster, &["get", "manifest", RELEASE])).expect("a Deployment");
+    let account = deployment.service_account.as_str();
+    assert_eq!((deployment.namespace.as_str(), account), (RELEASE, "hub-imageset-mirror"));
+    let grants = rbac::grants(cluster, RELEASE, account).await.expect("grants");
+    let places: BTreeSet<Option<&str>> = grants.iter().map(|grant| grant.namespace.as_deref()).collect();
+    assert_eq!(places, BTreeSet::from([None, Some(RELEASE), Some("team-a"), Some("team-b")]));
+
+    let roots =
+        [("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"), ("SSL_CERT_DIR", "/etc/imageset-mirror/trusted-ca")];
+    for (name, value) in roots {
+        assert!(
+            deployment.env.contains(&(name.to_owned(), EnvValue::Literal(value.to_owned()))),
+            "{:?}",
+            deployment.env
+        );
+    }
+    // There is no kubelet that mounts the ConfigMap.
+    let certificates = cluster.run().folder("trusted-ca").expect("a folder");
+    let pem = [&world.source, &world.target].map(|registry| registry.ca_pem().expect("a certificate")).concat();
+    fs::write(certificates.join("ca-bundle.crt"), pem).expect("a certificate");
+    let overrides = Overrides::default().env("SSL_CERT_DIR", &certificates.display().to_string());
+    let mut operator = Operator::start(cluster, &deployment, &overrides).await.expect("the operator starts");
+    operator.until_ready(LONG).await.expect("it is ready");
+
+    let source = world.source().expect("a client");
+    let app = source.push_image("team/app", "v1", ImageSpec::seeded(1)).await.expect("an image");
+    let image = format!("team/app@{}", app.digest);
+    for (namespace, expected) in [("team-a", ("True", "Applied")), ("team-b", ("False", "NamespaceNotAllowed"))] {
+        let mut object = world.image_set_mirror(namespace, "app", &[&image]);
+        for side in ["source", "target"] {
+            let side = object["spec"][side].as_object_mut().and_then(|side| side.remove("trustBundle"));
+            assert_ne!(side, None, "the certificates come from the chart");
+        }
+        world.apply(&object).await.expect("an object");
+        let object = until_ready(&world.mirrors(namespace).await.expect("a client"), "app", LONG).await;
+        let applied = condition(&object.expect("it is mirrored"), "ResourcesApplied").expect("a condition");
+        assert_eq!((applied.status.as_str(), applied.reason.as_str()), expected, "{applied:?}");
+    }
+    assert!(operator.terminate().await.expect("it ends").success());
+    let events = cluster.audit().expect("the audit log").into_iter();
+    let own: Vec<_> = events.filter(|event| event.is_by(RELEASE, account)).collect();
+    assert!(own.len() > 20, "{own:#?}");
+    let refused: Vec<_> = own.iter().filter(|event| event.is_refused()).collect();
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_the_chart_does_not_permit_is_named_and_the_other_is_written() {
+    let world = World::start().await.expect("the world starts");
+    let cluster = &world.cluster;
+    world.add_access(RELEASE).await.expect("a namespace");
+    install(cluster, "--set=crds.install=false,outputs.imageTagMirrorSet=false");
+    let deployment = parse_deployment(&helm_ok(cluster, &["get", "manifest", RELEASE])).expect("a Deployment");
+    let mut operator = Operator::start(cluster, &deployment, &Overrides::default()).await.expect("it starts");
+    operator.until_ready(LONG).await.expect("it is ready");
+
+    let source = world.source().expect("a client");
+    let app = source.push_image("team/app", "v1", ImageSpec::seeded(1)).await.expect("an image");
+    let mut object = world.image_set_mirror(RELEASE, "app", &[&format!("team/app@{}", app.digest), "team/app:v1"]);
+    object["spec"]["clusterResources"] = json!({"imageTagMirrorSet": {"policy": "Apply"}, "disruption": "AllowDrain"});
+    world.apply(&object).await.expect("an object");
+    let mirrors = world.mirrors(RELEASE).await.expect("a client");
+    let object = until_reason(&mirrors, "app", ("ResourcesApplied", "False", "AdmissionDenied"), LONG).await;
+    let applied = condition(&object.expect("it is refused"), "ResourcesApplied").expect("a condition");
+    assert!(applied.message.contains("ImageTagMirrorSet"), "{applied:?}");
+    until_ready(&mirrors, "app", LONG).await.expect("Ready does not depend on it");
+    for (kind, count) in [(Kind::Digest, 1), (Kind::Tag, 0)] {
+        assert_eq!(owned(cluster, kind, RELEASE, "app").await.expect("a list").len(), count, "{kind:?}");
+    }
+}

@@ -1,0 +1,59 @@
+//! The operator's image holds what it needs: its programs start in it, as its user and with nothing else there.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use e2e::container;
+use e2e::operator::binary;
+use e2e::process::RunFolder;
+use e2e::tools::{self, Tool};
+
+/// Why it cannot be tried here, if so.
+fn missing() -> Option<&'static str> {
+    let there = |program| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !rustix::process::geteuid().is_root() {
+        return Some("chroot wants root");
+    }
+    (!there("apt-get") || !there("dpkg-deb")).then_some("its packages come from Debian's apt-get and dpkg-deb")
+}
+
+fn inside(root: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new("chroot");
+    command.arg("--userspec=65532:65532").arg(root).args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command.output().expect("chroot starts")
+}
+
+#[test]
+fn its_programs_start_in_it_without_root() {
+    if let Some(reason) = missing() {
+        tools::say(&format!("SKIPPED: its_programs_start_in_it_without_root: {reason}"));
+        return;
+    }
+    // Debian serves a version until there is a newer one, and only to those who have its lists.
+    if let Err(error) = container::debian::fetch() {
+        tools::say(&format!("SKIPPED: its_programs_start_in_it_without_root: {error:#}"));
+        return;
+    }
+    let helm = tools::ensure(Tool::Helm).expect("helm");
+    let layers = container::layers(&binary().expect("the binary"), &helm).expect("the layers");
+    let image = container::assemble(&layers, 0, "test").expect("an image");
+    let run = RunFolder::create("image").expect("a folder");
+    let root = run.folder("root").expect("a folder");
+    for (_, layer) in &image.layers {
+        let plain = flate2::read::GzDecoder::new(layer.bytes.as_slice());
+        tar::Archive::new(plain).unpack(&root).expect("it unpacks");
+    }
+    for (args, expected) in [
+        (["/usr/bin/imageset-mirror", "--version"], "imageset-mirror "),
+        (["/usr/bin/imageset-mirror", "crd"], "imagesetmirrors.mirror.openshift.io"),
+        (["/usr/bin/helm", "version"], "v3.22.0"),
+    ] {
+        let output = inside(&root, &args);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(expected), "{args:?}: {output:?}");
+    }
+    assert!(!inside(&root, &["/bin/sh", "-c", "true"]).status.success(), "there is no shell");
+    let bundle = std::fs::read_to_string(root.join("etc/ssl/certs/ca-certificates.crt")).expect("certificates");
+    assert!(bundle.matches("BEGIN CERTIFICATE").count() > 100);
+    assert!(root.join("usr/share/zoneinfo/Europe/Berlin").exists());
+}

@@ -36,4 +36,4 @@ ip route add default dev cni0
 echo 1 >/proc/sys/net/ipv4/ip_forward
 
 : >"$run/made"
-exec "$helper" pause
+exec "$helper"

@@ -12,7 +12,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::{Value, json};
 
-use crate::image::{OCI_MANIFEST, Remote};
+use crate::container::{self, Image, Tree};
 use crate::operator::repository;
 use crate::pki::{self, Authority};
 use crate::process::{Process, Program, RunFolder, target_folder, watch_cgroup};
@@ -40,13 +39,10 @@ pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
 /// The name of the node.
 pub const NAME: &str = "node1";
 
-const PAUSE_IMAGE: &str = "node/pause";
+const PAUSE_IMAGE: &str = "localhost/node/pause:1";
 
 /// Where the registry of images listens in the node.
 const IMAGES: &str = "127.0.0.1:5000";
-
-/// Nobody, as images without a user of their own should run.
-const NOBODY: u32 = 65532;
 
 /// How long the kernel may take to end what is left of a node.
 const END: Duration = Duration::from_secs(30);
@@ -90,7 +86,7 @@ impl Node {
             }
         }
         let missing: Vec<_> =
-            ["unshare", "nsenter", "mount", "ip", "tar"].into_iter().filter(|program| !tools::found(program)).collect();
+            ["unshare", "nsenter", "mount", "ip", "ldd"].into_iter().filter(|program| !tools::found(program)).collect();
         if !missing.is_empty() {
             return Err(format!("a node needs {} on the PATH", missing.join(", ")));
         }
@@ -176,7 +172,8 @@ impl Node {
         };
         let registry = format!("127.0.0.1:{}", node.images.port());
         node.way(&node.network(), &ours(), IMAGES, &registry).await?;
-        node.push_program(PAUSE_IMAGE, "1", &node.helper, &["pause"]).await?;
+        // The helper keeps a pod open when it is told nothing.
+        node.push(&image_of(&node.helper)?, PAUSE_IMAGE).await?;
         Ok(node)
     }
 
@@ -216,14 +213,23 @@ impl Node {
         &self.images
     }
 
-    /// Pushes the operator as this image, with the libraries that it is linked to and nothing else.
+    /// Makes an image known to the node under a name with a tag, whatever its host.
+    ///
+    /// # Errors
+    /// When the registry refuses it.
+    pub async fn push(&self, image: &Image, name: &str) -> Result<()> {
+        let (name, tag) = name.rsplit_once(':').context("an image has a tag")?;
+        let (_, repository) = name.split_once('/').context("an image has a host")?;
+        image.push(&self.images.remote()?, repository, tag).await
+    }
+
+    /// Makes the operator known under a name, in an image with the libraries that it is linked to and nothing else.
     ///
     /// # Errors
     /// When the binary is not there, or the registry refuses it.
-    pub async fn push_operator(&self, image: &str) -> Result<String> {
-        let (name, tag) = image.rsplit_once(':').context("an image with a tag")?;
-        let (_, repository) = name.split_once('/').context("an image with a host")?;
-        self.push_program(repository, tag, &crate::operator::binary()?, &[]).await
+    pub async fn push_operator(&self, name: &str) -> Result<()> {
+        let image = tokio::task::spawn_blocking(|| image_of(&crate::operator::binary()?)).await??;
+        self.push(&image, name).await
     }
 
     /// Starts containerd and kubelet, which reports to the API server under an identity that `authority` vouches for.
@@ -312,14 +318,6 @@ impl Node {
     /// The file of the node's network namespace.
     fn network(&self) -> String {
         format!("/proc/{}/ns/net", self.init)
-    }
-
-    /// Pushes an image with one program, which runs as nobody.
-    async fn push_program(&self, repository: &str, tag: &str, program: &Path, args: &[&str]) -> Result<String> {
-        let remote = self.images.remote()?;
-        let program = program.to_owned();
-        let layer = tokio::task::spawn_blocking(move || archive(&program)).await??;
-        push_layer(&remote, repository, tag, &layer, args).await
     }
 }
 
@@ -441,7 +439,7 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
   address = "{CONTAINERD_SOCKET}"
 
 [plugins."io.containerd.cri.v1.images".pinned_images]
-  sandbox = "{PAUSE_IMAGE}:1"
+  sandbox = "{PAUSE_IMAGE}"
 
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "{run}/hosts"
@@ -525,58 +523,22 @@ fn kubelet_config(serving: &pki::Pair, ca_file: &Path) -> Value {
     })
 }
 
-/// A layer with a program as `/app`, the libraries that it is linked to, and a `/tmp`.
-fn archive(program: &Path) -> Result<Vec<u8>> {
-    let folder = tempfile::tempdir()?;
-    let root = folder.path();
-    fs::create_dir(root.join("tmp"))?;
-    fs::copy(program, root.join("app")).with_context(|| format!("copying {}", program.display()))?;
+/// An image with a program in the operator's place, the libraries that it is linked to, and nothing else.
+fn image_of(program: &Path) -> Result<Image> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let mut tree = Tree::default();
+    tree.folder("tmp", 0o1777);
+    tree.file(container::BINARY, 0o755, read(program)?);
     for library in libraries(program)? {
-        let place = root.join(library.strip_prefix("/").context("a library has an absolute path")?);
-        fs::create_dir_all(place.parent().context("a library has a folder")?)?;
-        fs::copy(&library, &place).with_context(|| format!("copying {}", library.display()))?;
+        tree.file(library.trim_start_matches('/'), 0o755, read(Path::new(&library))?);
     }
-    fs::set_permissions(root.join("app"), fs::Permissions::from_mode(0o755))?;
-    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
-    let mut tar = Command::new("tar");
-    tar.args(["--create", "--file=-", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "--sort=name", "-C"]);
-    let output = tar.arg(root).arg(".").output().context("running tar")?;
-    ensure!(output.status.success(), "tar: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(output.stdout)
+    container::assemble(&[("program", tree)], 0, "of this tree")
 }
 
 /// The shared libraries of a program; none if it is linked statically.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+fn libraries(program: &Path) -> Result<Vec<String>> {
     let output = Command::new("ldd").arg(program).output().context("running ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(!text.contains("not found"), "{} misses libraries:\n{text}", program.display());
-    Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
-}
-
-async fn push_layer(remote: &Remote, repository: &str, tag: &str, layer: &[u8], args: &[&str]) -> Result<String> {
-    let digest = remote.push_blob(repository, layer).await?;
-    let entrypoint: Vec<&str> = std::iter::once("/app").chain(args.iter().copied()).collect();
-    let config = json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {
-            "Entrypoint": entrypoint,
-            "User": format!("{NOBODY}:{NOBODY}"),
-            "WorkingDir": "/",
-        },
-        "rootfs": {"type": "layers", "diff_ids": [digest]},
-    });
-    let config = serde_json::to_vec(&config)?;
-    let config_digest = remote.push_blob(repository, &config).await?;
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config_digest, "size": config.len(),
-        },
-        "layers": [
-            {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": layer.len()},
-        ],
-    });
-    Ok(remote.put_manifest(repository, tag, OCI_MANIFEST, &manifest).await?.0.digest)
+    Ok(text.split_whitespace().filter(|word| word.starts_with('/')).map(ToOwned::to_owned).collect())
 }

@@ -62,7 +62,7 @@ fn process(world: &World, pod: &Pod) -> u32 {
     let processes = the_node(&world.cluster).processes(uid(pod)).expect("processes");
     let mut found = processes.keys().copied().filter(|id| {
         let program = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        program.starts_with(b"/app\0controller\0")
+        program.starts_with(b"/usr/bin/imageset-mirror\0controller\0")
     });
     found.next().unwrap_or_else(|| panic!("no operator among {processes:?}"))
 }

@@ -1,6 +1,6 @@
 // The helper of the node.
 //
-//	node pause                                      keeps namespaces open until it is asked to end
+//	node                                            keeps namespaces open until it is asked to end
 //	node forward LISTEN_NET DIAL_NET LISTEN TARGET  listens in one network namespace and dials in another; prints where
 package main
 
@@ -20,7 +20,7 @@ func main() {
 
 func run(args []string) error {
 	switch {
-	case len(args) == 1 && args[0] == "pause":
+	case len(args) == 0:
 		// Whatever is left to the first process of a namespace is reaped by the kernel.
 		signal.Ignore(syscall.SIGCHLD)
 		// Blocking on nothing at all would be reported as a deadlock.
@@ -35,5 +35,5 @@ func run(args []string) error {
 	case len(args) == 3 && args[0] == "accept":
 		return accept(args[1], args[2])
 	}
-	return fmt.Errorf("usage: node pause | node forward LISTEN_NET DIAL_NET LISTEN TARGET")
+	return fmt.Errorf("usage: node | node forward LISTEN_NET DIAL_NET LISTEN TARGET")
 }

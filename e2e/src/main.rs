@@ -42,7 +42,11 @@ enum Action {
     /// Build the operator's image as an OCI layout in target/image
     Image,
     /// Start a cluster and two registries, and keep them until Ctrl-C
-    Up,
+    Up {
+        /// With a real node, on which pods run.
+        #[arg(long)]
+        node: bool,
+    },
     /// Mirror images into a registry with the real operator; with KEEP=1 everything stays up until Ctrl-C
     Demo,
     /// Measure what the operator costs with many complete objects
@@ -81,7 +85,7 @@ fn run(action: &Action) -> Result<()> {
             std::fs::write(file, manifests::install_yaml()?).with_context(|| format!("writing {}", file.display()))
         }
         Action::Image => make_image::run(),
-        Action::Up => with_servers(up()),
+        Action::Up { node } => with_servers(up(*node)),
         Action::Demo => with_servers(demo::run()),
         Action::Rest { objects } => with_servers(rest::run(*objects)),
     }
@@ -98,12 +102,10 @@ fn with_servers(work: impl Future<Output = Result<()>>) -> Result<()> {
     })
 }
 
-async fn up() -> Result<()> {
+async fn up(node: bool) -> Result<()> {
     tokio::task::spawn_blocking(tools::ensure_all).await??;
-    let setup = setup();
     tools::say(STARTING);
-    let (cluster, source, target) =
-        tokio::try_join!(Cluster::start_with(&setup.kinds), setup.source.start(), setup.target.start())?;
+    let (cluster, source, target) = Setup { node, ..setup() }.start().await?;
     describe(&cluster, &source, &target);
     print("Ctrl-C ends everything");
     pending().await
@@ -118,6 +120,9 @@ fn setup() -> Setup {
 
 fn describe(cluster: &Cluster, source: &Registry, target: &Registry) {
     print(&format!("export KUBECONFIG={}", cluster.kubeconfig().display()));
+    if let Some(node) = cluster.node() {
+        print(&format!("node: {}", node.run().path().display()));
+    }
     for (name, registry) in [("source", source), ("target", target)] {
         if let Some(login) = registry.login() {
             print(&format!("{name} registry: {} as {} / {}", registry.url(), login.user, login.password));

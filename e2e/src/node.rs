@@ -39,7 +39,8 @@ pub(crate) const SERVICE_ADDRESS: &str = "10.96.0.1";
 /// The name of the node.
 pub const NAME: &str = "node1";
 
-const PAUSE_IMAGE: &str = "localhost/node/pause:1";
+/// An image that does nothing until it is asked to end.
+pub const PAUSE_IMAGE: &str = "localhost/node/pause:1";
 
 /// Where the registry of images listens in the node.
 const IMAGES: &str = "127.0.0.1:5000";
@@ -206,6 +207,11 @@ impl Node {
     /// When the port is taken inside.
     pub async fn publish(&self, port: u16) -> Result<String> {
         self.way(&self.network(), &ours(), &format!("{ADDRESS}:{port}"), &format!("127.0.0.1:{port}")).await
+    }
+
+    /// The folder of this run, after which its cgroups are named.
+    pub fn run(&self) -> &RunFolder {
+        &self.run
     }
 
     /// The registry of all images; `ghcr.io/a/b:c` is its `a/b:c`.

@@ -47,6 +47,19 @@ impl Default for Setup {
     }
 }
 
+impl Setup {
+    /// Starts the cluster and both registries, with nothing in them.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn start(self) -> Result<(Cluster, Registry, Registry)> {
+        let cluster = async {
+            if self.node { Cluster::start_on_node(&self.kinds).await } else { Cluster::start_with(&self.kinds).await }
+        };
+        tokio::try_join!(cluster, self.source.start(), self.target.start())
+    }
+}
+
 /// Cluster, registries, and the Deployment of the operator, which is not running yet.
 ///
 /// When it is dropped, no request of the operator may have been refused, unless a scenario has said that some will be.

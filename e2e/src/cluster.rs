@@ -1,8 +1,8 @@
 //! A real Kubernetes control plane on loopback: etcd, API server, controller manager.
 //!
-//! The API server runs with RBAC, OpenShift's owner-reference admission and an audit log of every request. There is no
-//! scheduler and no node: a Deployment stays without running pods, and the operator is started by
-//! [`crate::operator`] instead.
+//! The API server runs with RBAC, OpenShift's owner-reference admission and an audit log of every request. Without a node
+//! there is no scheduler either: a Deployment stays without running pods, and the operator is started by
+//! [`crate::operator`] instead. With one ([`Cluster::start_on_node`]) the same servers run in its network.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::node::{self, Node};
 use crate::pki::{self, Authority, Pair};
 use crate::process::{Process, Program, RunFolder, free_port, port_was_taken};
 use crate::tools::{self, Tool};
@@ -79,11 +80,13 @@ impl OpenShiftKind {
 /// A running control plane.
 #[derive(Debug)]
 pub struct Cluster {
-    // Before the folder: the processes end first.
+    // Before the node, and that before the folder: the processes end first.
     controller_manager: Option<Process>,
+    scheduler: Option<Process>,
     apiserver: Option<Process>,
     apiserver_program: Program,
     etcd: Process,
+    node: Option<Node>,
     server: String,
     ca_file: PathBuf,
     kubeconfig: PathBuf,
@@ -106,6 +109,18 @@ impl Cluster {
     /// # Errors
     /// When a part does not start.
     pub async fn start_with(kinds: &[OpenShiftKind]) -> Result<Self> {
+        Box::pin(Self::launch(None, kinds)).await
+    }
+
+    /// Starts a cluster with these OpenShift kinds and one node, which runs pods.
+    ///
+    /// # Errors
+    /// When this machine cannot run a node, see [`Node::available`], or a part does not start.
+    pub async fn start_on_node(kinds: &[OpenShiftKind]) -> Result<Self> {
+        Box::pin(Self::launch(Some(Node::create().await?), kinds)).await
+    }
+
+    async fn launch(node: Option<Node>, kinds: &[OpenShiftKind]) -> Result<Self> {
         pki::install_tls_provider();
         let tools = tokio::task::spawn_blocking(|| -> Result<_> {
             Ok((
@@ -119,15 +134,18 @@ impl Cluster {
         let run = RunFolder::create("cluster")?;
         let authority = Authority::new("e2e")?;
         let ca_file = run.write("pki/ca.crt", authority.pem())?;
-        let names = ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc", "10.0.0.1"];
+        let names =
+            ["127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc", "10.0.0.1", node::SERVICE_ADDRESS];
         let serving = authority.server(&run, "apiserver", &names)?;
         let admin = authority.client(&run, "admin", "e2e-admin", Some("system:masters"))?;
-        let manager = authority.client(&run, "manager", "system:kube-controller-manager", None)?;
         let (sa_private, sa_public) = pki::signing_key(&run, "service-accounts")?;
         let audit_policy = run.write("audit-policy.yaml", AUDIT_POLICY)?;
         let audit_log = run.logs().join("audit.log");
 
-        let (etcd, etcd_url) = start_etcd(&run, &etcd_path).await?;
+        let (etcd, etcd_url) = match &node {
+            None => start_etcd(&run, &etcd_path).await?,
+            Some(node) => start_etcd_inside(node, &run, &etcd_path)?,
+        };
         let flags = ApiServerFlags {
             path: &apiserver_path,
             etcd_url: &etcd_url,
@@ -139,37 +157,47 @@ impl Cluster {
             audit_log: &audit_log,
             cert_dir: &run.folder("apiserver")?,
         };
+        let admin_config = |server: &str| run.write("admin.kubeconfig", user_config(server, &ca_file, "admin", &admin));
         let mut attempt = 0;
-        let (apiserver, apiserver_program, server, kubeconfig) = loop {
+        let (apiserver, apiserver_program, server, inner_server, kubeconfig) = loop {
             attempt += 1;
-            let port = free_port()?;
-            let server = format!("https://127.0.0.1:{port}");
-            let fields = [("client-certificate", admin.cert_file.as_path()), ("client-key", admin.key_file.as_path())];
-            let kubeconfig = run.write("admin.kubeconfig", pki::kubeconfig(&server, &ca_file, "admin", &fields))?;
-            let program = flags.program(port);
+            let (program, server, inner_server) = if let Some(node) = &node {
+                let server = format!("https://{}", node.reach("127.0.0.1:443").await?);
+                (node.inside(&flags.on_node(&admin)), server, "https://127.0.0.1:443".to_owned())
+            } else {
+                let port = free_port()?;
+                let server = format!("https://127.0.0.1:{port}");
+                (flags.on_loopback(port), server.clone(), server)
+            };
+            let kubeconfig = admin_config(&server)?;
             let mut process = Process::spawn(&program, &run.logs())?;
             match apiserver_ready(&mut process, &kubeconfig).await {
-                Ok(()) => break (process, program, server, kubeconfig),
+                Ok(()) => break (process, program, server, inner_server, kubeconfig),
                 Err(_) if attempt < PORT_ATTEMPTS && port_was_taken(process.stderr()) => {}
                 Err(error) => return Err(error),
             }
         };
 
-        let fields = [("client-certificate", manager.cert_file.as_path()), ("client-key", manager.key_file.as_path())];
-        let manager_config = run.write("manager.kubeconfig", pki::kubeconfig(&server, &ca_file, "manager", &fields))?;
+        let manager = authority.client(&run, "manager", "system:kube-controller-manager", None)?;
+        let manager_config =
+            run.write("manager.kubeconfig", user_config(&inner_server, &ca_file, "manager", &manager))?;
+        let controllers = if node.is_some() { "*" } else { CONTROLLERS };
         let manager_program = Program::new("kube-controller-manager", manager_path)
             .arg(flag("--kubeconfig", &manager_config))
             .arg(flag("--service-account-private-key-file", &sa_private))
             .arg(flag("--root-ca-file", &ca_file))
-            .arg(format!("--controllers={CONTROLLERS}"))
+            .arg(format!("--controllers={controllers}"))
             .args(["--leader-elect=false", "--use-service-account-credentials", "--secure-port=0"]);
+        let manager_program = node.as_ref().map_or(manager_program.clone(), |node| node.inside(&manager_program));
         let controller_manager = Process::spawn(&manager_program, &run.logs())?;
 
         let mut cluster = Self {
             controller_manager: Some(controller_manager),
+            scheduler: None,
             apiserver: Some(apiserver),
             apiserver_program,
             etcd,
+            node,
             server,
             ca_file,
             kubeconfig,
@@ -177,9 +205,39 @@ impl Cluster {
             audit_log,
             run,
         };
+        cluster.boot_node(&authority, &inner_server).await?;
         cluster.add_kinds(kinds).await?;
         cluster.controllers_ready().await?;
         Ok(cluster)
+    }
+
+    /// Starts what a node needs, if there is one, and waits until it takes pods.
+    async fn boot_node(&mut self, authority: &Authority, server: &str) -> Result<()> {
+        let client = self.client().await?;
+        let Some(node) = self.node.as_mut() else { return Ok(()) };
+        let scheduler = authority.client(&self.run, "scheduler", "system:kube-scheduler", None)?;
+        let config =
+            self.run.write("scheduler.kubeconfig", user_config(server, &self.ca_file, "scheduler", &scheduler))?;
+        let path = tokio::task::spawn_blocking(|| tools::ensure(Tool::KubeScheduler)).await??;
+        let program = Program::new("kube-scheduler", path)
+            .arg(flag("--kubeconfig", &config))
+            .args(["--leader-elect=false", "--secure-port=0"]);
+        self.scheduler = Some(Process::spawn(&node.inside(&program), &self.run.logs())?);
+        node.boot(authority, &self.ca_file, server).await?;
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Node"));
+        let nodes: &Api<DynamicObject> = &Api::all_with(client, &kind);
+        let kubelet = node.kubelet().context("kubelet is not running")?;
+        kubelet
+            .ready(LONG, || async move {
+                let object = nodes.get(node::NAME).await?;
+                Ok(crate::wait::has_condition(&object, "Ready", "True").then_some(()))
+            })
+            .await
+    }
+
+    /// The node, if pods can run.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
     }
 
     /// Installs more OpenShift kinds and waits until they are served.
@@ -278,12 +336,14 @@ impl Cluster {
         Ok(Output::of(&format!("kubectl {}", args.join(" ")), &output))
     }
 
-    /// `kubectl apply --server-side --force-conflicts -f -` as the administrator.
+    /// `kubectl apply --server-side --force-conflicts -f -` as the administrator, under a field manager of the harness: under
+    /// kubectl's own it would take away what an installation has set and it does not name.
     ///
     /// # Errors
     /// When the API server refuses it.
     pub async fn apply(&self, yaml: &str) -> Result<String> {
-        self.kubectl_with_input(&["apply", "--server-side", "--force-conflicts", "-f", "-"], yaml).await?.ok()
+        let args = ["apply", "--server-side", "--force-conflicts", "--field-manager=e2e", "-f", "-"];
+        self.kubectl_with_input(&args, yaml).await?.ok()
     }
 
     /// Applies objects in one go.
@@ -416,6 +476,7 @@ impl Cluster {
     /// Ends everything in order. Dropping does the same at once.
     pub fn stop(mut self) {
         self.controller_manager = None;
+        self.scheduler = None;
         self.stop_apiserver();
         self.etcd.kill();
     }
@@ -600,10 +661,39 @@ struct ApiServerFlags<'a> {
 }
 
 impl ApiServerFlags<'_> {
-    fn program(&self, port: u16) -> Program {
+    fn on_loopback(&self, port: u16) -> Program {
+        self.program().arg(format!("--secure-port={port}")).args([
+            "--bind-address=127.0.0.1",
+            // Loopback is not a valid address of a Service: advertise a documentation address, and to nobody.
+            "--advertise-address=192.0.2.1",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--authorization-mode=RBAC",
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+        ])
+    }
+
+    /// Within reach of pods, and with access to kubelet.
+    fn on_node(&self, kubelet_client: &Pair) -> Program {
+        self.program()
+            .arg(format!("--advertise-address={}", node::ADDRESS))
+            .arg(flag("--kubelet-client-certificate", &kubelet_client.cert_file))
+            .arg(flag("--kubelet-client-key", &kubelet_client.key_file))
+            .arg(flag("--kubelet-certificate-authority", self.ca_file))
+            .args([
+                "--secure-port=443",
+                "--bind-address=0.0.0.0",
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--authorization-mode=Node,RBAC",
+                "--enable-admission-plugins=OwnerReferencesPermissionEnforcement,NodeRestriction",
+                "--kubelet-preferred-address-types=InternalIP",
+                // Services have no addresses that route, but their pods do.
+                "--enable-aggregator-routing=true",
+            ])
+    }
+
+    fn program(&self) -> Program {
         Program::new("kube-apiserver", self.path)
             .arg(format!("--etcd-servers={}", self.etcd_url))
-            .arg(format!("--secure-port={port}"))
             .arg(flag("--tls-cert-file", &self.serving.cert_file))
             .arg(flag("--tls-private-key-file", &self.serving.key_file))
             .arg(flag("--client-ca-file", self.ca_file))
@@ -613,14 +703,8 @@ impl ApiServerFlags<'_> {
             .arg(flag("--audit-log-path", self.audit_log))
             .arg(flag("--cert-dir", self.cert_dir))
             .args([
-                "--bind-address=127.0.0.1",
-                // Loopback is not a valid address of a Service: advertise a documentation address, and to nobody.
-                "--advertise-address=192.0.2.1",
                 "--endpoint-reconciler-type=none",
-                "--service-cluster-ip-range=10.0.0.0/24",
-                "--authorization-mode=RBAC",
                 "--service-account-issuer=https://kubernetes.default.svc",
-                "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
                 "--allow-privileged=true",
                 "--audit-log-mode=blocking",
                 // One file: rotation would take events away from the test.
@@ -630,19 +714,36 @@ impl ApiServerFlags<'_> {
     }
 }
 
+/// A kubeconfig for a user with a certificate.
+fn user_config(server: &str, ca_file: &Path, user: &str, pair: &Pair) -> String {
+    let fields = [("client-certificate", pair.cert_file.as_path()), ("client-key", pair.key_file.as_path())];
+    pki::kubeconfig(server, ca_file, user, &fields)
+}
+
+fn etcd_program(path: &Path, data: &Path, client: &str, peer: &str) -> Program {
+    Program::new("etcd", path)
+        .arg(flag("--data-dir", data))
+        .arg(format!("--listen-client-urls={client}"))
+        .arg(format!("--advertise-client-urls={client}"))
+        .arg(format!("--listen-peer-urls={peer}"))
+        .arg(format!("--initial-advertise-peer-urls={peer}"))
+        .arg(format!("--initial-cluster=default={peer}"))
+        .args(["--unsafe-no-fsync", "--log-level=warn"])
+}
+
+/// etcd in the node's network, where every port is free. The API server waits for it.
+fn start_etcd_inside(node: &Node, run: &RunFolder, path: &Path) -> Result<(Process, String)> {
+    let client = "http://127.0.0.1:2379";
+    let program = etcd_program(path, &run.folder("etcd")?, client, "http://127.0.0.1:2380");
+    Ok((Process::spawn(&node.inside(&program), &run.logs())?, client.to_owned()))
+}
+
 async fn start_etcd(run: &RunFolder, path: &Path) -> Result<(Process, String)> {
     for _ in 0..PORT_ATTEMPTS {
         let (client, peer) = (free_port()?, free_port()?);
         let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let data = run.folder("etcd")?;
-        let program = Program::new("etcd", path)
-            .arg(flag("--data-dir", &data))
-            .arg(format!("--listen-client-urls={client}"))
-            .arg(format!("--advertise-client-urls={client}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=default={peer}"))
-            .args(["--unsafe-no-fsync", "--log-level=warn"]);
+        let program = etcd_program(path, &data, &client, &peer);
         let mut process = Process::spawn(&program, &run.logs())?;
         let http = reqwest::Client::builder().no_proxy().build()?;
         let url = format!("{client}/readyz");

@@ -343,7 +343,20 @@ impl Remote {
         media_type: &str,
         value: &Value,
     ) -> Result<(Manifest, bool)> {
-        let bytes = serde_json::to_vec_pretty(value)?;
+        self.put_manifest_bytes(repository, reference, media_type, serde_json::to_vec_pretty(value)?).await
+    }
+
+    /// The same with a manifest that is serialised already.
+    ///
+    /// # Errors
+    /// When the registry refuses.
+    pub async fn put_manifest_bytes(
+        &self,
+        repository: &str,
+        reference: &str,
+        media_type: &str,
+        bytes: Vec<u8>,
+    ) -> Result<(Manifest, bool)> {
         let digest = sha256(&bytes);
         let reference = if reference.is_empty() { &digest } else { reference };
         let path = format!("/v2/{repository}/manifests/{reference}");

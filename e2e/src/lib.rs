@@ -15,6 +15,7 @@ pub mod interruption;
 pub mod manifests;
 pub mod mirror_sets;
 pub mod mirrorconf;
+pub mod node;
 pub mod operator;
 pub mod pki;
 pub mod process;

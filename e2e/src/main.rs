@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use e2e::cluster::{Cluster, OpenShiftKind};
+use e2e::node::Node;
 use e2e::registry::Registry;
 use e2e::world::Setup;
 use e2e::{argocd, manifests, tools};
@@ -45,7 +46,11 @@ enum Action {
     /// Build the operator's image as an OCI layout in target/image
     Image,
     /// Start a cluster and two registries, and keep them until Ctrl-C
-    Up,
+    Up {
+        /// With a real node, on which pods run.
+        #[arg(long)]
+        node: bool,
+    },
     /// Mirror images into a registry with the real operator; with KEEP=1 everything stays up until Ctrl-C
     Demo,
     /// Measure what the operator costs with many complete objects
@@ -74,6 +79,10 @@ fn run(action: &Action) -> Result<()> {
                 argocd::ensure()?;
             } else {
                 tools::ensure_all()?;
+                match Node::available() {
+                    Ok(()) => tools::ensure_node()?,
+                    Err(reason) => tools::say(&format!("SKIPPED: the programs of a node, since {reason}")),
+                }
             }
             print(&format!("all programs are in {}", tools::cache()?.join("tools").display()));
             Ok(())
@@ -84,7 +93,7 @@ fn run(action: &Action) -> Result<()> {
             std::fs::write(file, manifests::install_yaml()?).with_context(|| format!("writing {}", file.display()))
         }
         Action::Image => make_image::run(),
-        Action::Up => with_servers(up()),
+        Action::Up { node } => with_servers(up(*node)),
         Action::Demo => with_servers(demo::run()),
         Action::Rest { objects } => with_servers(rest::run(*objects)),
     }
@@ -101,12 +110,10 @@ fn with_servers(work: impl Future<Output = Result<()>>) -> Result<()> {
     })
 }
 
-async fn up() -> Result<()> {
+async fn up(node: bool) -> Result<()> {
     tokio::task::spawn_blocking(tools::ensure_all).await??;
-    let setup = setup();
     tools::say(STARTING);
-    let (cluster, source, target) =
-        tokio::try_join!(Cluster::start_with(&setup.kinds), setup.source.start(), setup.target.start())?;
+    let (cluster, source, target) = Setup { node, ..setup() }.start().await?;
     describe(&cluster, &source, &target);
     print("Ctrl-C ends everything");
     pending().await
@@ -121,6 +128,9 @@ fn setup() -> Setup {
 
 fn describe(cluster: &Cluster, source: &Registry, target: &Registry) {
     print(&format!("export KUBECONFIG={}", cluster.kubeconfig().display()));
+    if let Some(node) = cluster.node() {
+        print(&format!("node: {}", node.run().path().display()));
+    }
     for (name, registry) in [("source", source), ("target", target)] {
         if let Some(login) = registry.login() {
             print(&format!("{name} registry: {} as {} / {}", registry.url(), login.user, login.password));

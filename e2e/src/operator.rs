@@ -37,6 +37,8 @@ pub struct Deployment {
     pub name: String,
     /// The `ServiceAccount` that the operator runs under.
     pub service_account: String,
+    /// The container's image.
+    pub image: String,
     /// The container's arguments.
     pub args: Vec<String>,
     /// The container's environment, by name; `fieldRef`s are still to be resolved.
@@ -173,6 +175,7 @@ pub fn parse_deployment(rendered: &str) -> Result<Deployment> {
         namespace: manifest.metadata.namespace.clone().context("the Deployment has no namespace")?,
         name: manifest.metadata.name.clone().context("the Deployment has no name")?,
         service_account: pod.service_account_name.clone().context("the Deployment names no ServiceAccount")?,
+        image: container.image.clone().context("the container has no image")?,
         args: container.args.clone().unwrap_or_default(),
         env,
     })
@@ -386,6 +389,7 @@ spec:
       serviceAccountName: account
       containers:
       - name: op
+        image: host/op:1
         args: [controller, --namespace=$(POD_NAMESPACE), --metrics-addr, '0.0.0.0:8080', --quiet]
         env:
         - {name: LEVEL, value: info}
@@ -396,6 +400,7 @@ spec:
     fn arguments_and_environment_come_from_the_deployment() {
         let deployment = parse_deployment(RENDERED).unwrap();
         assert_eq!((deployment.namespace.as_str(), deployment.service_account.as_str()), ("ns", "account"));
+        assert_eq!(deployment.image, "host/op:1");
         let env = resolve_env(&deployment, "op-1").unwrap();
         assert_eq!(env.get("POD_NAMESPACE").unwrap(), "ns");
         let mut args: Vec<String> = deployment.args.iter().map(|arg| expand(arg, &env)).collect();

@@ -373,20 +373,36 @@ pub fn port_was_taken(log: &Path) -> bool {
     fs::read_to_string(log).is_ok_and(|text| text.contains("address already in use"))
 }
 
-/// Tells the watchdog: `+ PID` a child, `- PID` it has ended, `d PATH` a folder to remove, `k` keep logs.
+/// Lets the watchdog remove a cgroup, and those below it, once it has killed what is in it.
+pub(crate) fn watch_cgroup(folder: &Path) {
+    watchdog(&format!("c {}", folder.display()));
+}
+
+/// Tells the watchdog: `+ PID` a child, `- PID` it has ended, `c PATH` a cgroup and `d PATH` a folder to remove, `k` keep
+/// logs.
 fn watchdog(line: &str) {
     const SCRIPT: &str = r#"
         trap '' INT TERM HUP
-        pids=' ' keep=
+        pids=' ' cgroups= keep=
         while read -r verb rest; do
           case $verb in
             +) pids="$pids$rest " ;;
             -) case $pids in *" $rest "*) pids="${pids%%" $rest "*} ${pids#*" $rest "}" ;; esac ;;
+            c) cgroups="$cgroups $rest" ;;
             d) set -- "$@" "$rest" ;;
             k) keep=yes ;;
           esac
         done
         for pid in $pids; do kill -9 -"$pid" || kill -9 "$pid"; done
+        # What was killed takes a moment to be gone, and its mounts and cgroups with it.
+        for cgroup in $cgroups; do
+          tries=300
+          while [ -d "$cgroup" ] && [ "$tries" -gt 0 ]; do
+            find "$cgroup" -depth -type d -exec rmdir {} \; || true
+            [ ! -d "$cgroup" ] || sleep 0.1
+            tries=$((tries - 1))
+          done
+        done
         for folder do
           [ -d "$folder" ] || continue
           if [ -z "$keep" ]; then rm -rf "$folder"; else

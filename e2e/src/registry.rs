@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::image::{Login, Remote, USER_AGENT};
+use crate::node;
 use crate::pki::Authority;
 use crate::process::{Process, Program, RunFolder, free_port, port_was_taken};
 use crate::token::{SERVICE, TokenServer};
@@ -392,7 +393,7 @@ impl Registry {
     fn rotate_certificate(&mut self) -> Result<()> {
         if self.options.tls {
             let authority = Authority::new(&format!("{} {}", self.options.name, fastrand::u32(..)))?;
-            authority.server(&self.run, "server", &["127.0.0.1", "localhost"])?;
+            authority.server(&self.run, "server", &["127.0.0.1", "localhost", node::ADDRESS])?;
             self.authority = Some(authority);
         }
         Ok(())

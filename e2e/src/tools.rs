@@ -21,6 +21,9 @@ pub const KUBERNETES_VERSION: &str = "v1.36.3";
 /// The etcd version that this Kubernetes names.
 pub const ETCD_VERSION: &str = "3.6.8";
 
+/// The version of the container runtime.
+const CONTAINERD_VERSION: &str = "v2.4.2";
+
 /// The helm version.
 pub const HELM_VERSION: &str = "v3.22.0";
 
@@ -52,6 +55,24 @@ pub enum Tool {
     Lua,
     /// Argo CD's controller, repo server and command line, in one.
     ArgoCd,
+    /// Runs the pods of a node.
+    Kubelet,
+    /// Gives pods a node.
+    KubeScheduler,
+    /// The container runtime of a node.
+    Containerd,
+    /// What containerd keeps a pod with.
+    ContainerdShim,
+    /// The command line of containerd.
+    Ctr,
+    /// Starts containers.
+    Runc,
+    /// Connects pods with the bridge of a node.
+    CniBridge,
+    /// Gives pods addresses.
+    CniHostLocal,
+    /// Our own helper of the node.
+    Node,
 }
 
 /// How a program is built.
@@ -63,6 +84,8 @@ struct Recipe {
     package: &'static str,
     version: &'static str,
     tags: &'static str,
+    /// Linked with C, statically.
+    cgo: bool,
     /// What to tell somebody who waits for the first build.
     estimate: &'static str,
     /// Arguments and expected output of a copy found elsewhere, if one may be taken.
@@ -70,7 +93,7 @@ struct Recipe {
 }
 
 impl Tool {
-    /// The programs of the scenarios, the slowest build first. Argo CD has a suite of its own.
+    /// The programs of the scenarios that every machine can run, the slowest build first. Argo CD has a suite of its own.
     pub const SCENARIOS: [Tool; 10] = [
         Tool::KubeApiserver,
         Tool::Promtool,
@@ -82,6 +105,19 @@ impl Tool {
         Tool::Mirrorconf,
         Tool::Lua,
         Tool::Olareg,
+    ];
+
+    /// What a node needs besides; only where one can run.
+    pub const NODE: [Tool; 9] = [
+        Tool::Containerd,
+        Tool::Kubelet,
+        Tool::Runc,
+        Tool::KubeScheduler,
+        Tool::Ctr,
+        Tool::ContainerdShim,
+        Tool::CniBridge,
+        Tool::CniHostLocal,
+        Tool::Node,
     ];
 
     const fn recipe(self) -> Recipe {
@@ -102,92 +138,72 @@ impl Tool {
                 ..kubernetes("kubectl", "about half a minute")
             },
             Tool::Etcd => Recipe {
-                module: "etcd",
-                binary: "etcd",
-                package: "go.etcd.io/etcd/server/v3",
-                version: ETCD_VERSION,
-                tags: "",
-                estimate: "about half a minute",
                 elsewhere: Some((&["--version"], "etcd Version: 3.6.8")),
+                ..plain("etcd", "go.etcd.io/etcd/server/v3", ETCD_VERSION, "about half a minute")
             },
-            Tool::Registry => Recipe {
-                module: "registry",
-                binary: "registry",
-                package: "github.com/distribution/distribution/v3/cmd/registry",
-                version: "v3.1.2",
-                tags: "",
-                estimate: "about 2 minutes",
-                elsewhere: None,
-            },
-            Tool::Olareg => Recipe {
-                module: "olareg",
-                binary: "olareg",
-                package: "github.com/olareg/olareg/cmd/olareg",
-                version: "v0.1.2",
-                tags: "",
-                estimate: "some seconds",
-                elsewhere: None,
-            },
+            Tool::Registry => {
+                plain("registry", "github.com/distribution/distribution/v3/cmd/registry", "v3.1.2", "about 2 minutes")
+            }
+            Tool::Olareg => plain("olareg", "github.com/olareg/olareg/cmd/olareg", "v0.1.2", "some seconds"),
             Tool::Mirrorconf => Recipe {
-                module: "mirrorconf",
-                binary: "mirrorconf",
-                package: ".",
-                version: "of this tree",
                 // Pure Go OpenPGP: with cgo two versions of containers/storage meet in one program.
                 tags: "containers_image_openpgp",
-                estimate: "about 2 minutes",
-                elsewhere: None,
+                ..plain("mirrorconf", ".", "of this tree", "about 2 minutes")
             },
-            Tool::Helm => Recipe {
-                module: "helm",
-                binary: "helm",
-                package: "helm.sh/helm/v3/cmd/helm",
-                version: HELM_VERSION,
-                tags: "",
-                estimate: "about a minute",
-                elsewhere: None,
+            Tool::Helm => plain("helm", "helm.sh/helm/v3/cmd/helm", HELM_VERSION, "about a minute"),
+            Tool::Promtool => {
+                plain("promtool", "github.com/prometheus/prometheus/cmd/promtool", "v0.307.0", "about 3 minutes")
+            }
+            Tool::Kubelet => {
+                Recipe { package: "k8s.io/kubernetes/cmd/kubelet", ..kubernetes("kubelet", "about 2 minutes") }
+            }
+            Tool::KubeScheduler => Recipe {
+                package: "k8s.io/kubernetes/cmd/kube-scheduler",
+                ..kubernetes("kube-scheduler", "about half a minute")
             },
-            Tool::Promtool => Recipe {
-                module: "promtool",
-                binary: "promtool",
-                package: "github.com/prometheus/prometheus/cmd/promtool",
-                version: "v0.307.0",
-                tags: "",
-                estimate: "about 3 minutes",
-                elsewhere: None,
+            Tool::Containerd => {
+                containerd("containerd", "github.com/containerd/containerd/v2/cmd/containerd", "about 3 minutes")
+            }
+            Tool::ContainerdShim => containerd(
+                "containerd-shim-runc-v2",
+                "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+                "some seconds",
+            ),
+            Tool::Ctr => containerd("ctr", "github.com/containerd/containerd/v2/cmd/ctr", "some seconds"),
+            Tool::Runc => Recipe {
+                tags: "netgo,osusergo,seccomp",
+                cgo: true,
+                ..plain("runc", "github.com/opencontainers/runc", "v1.5.2", "about half a minute")
             },
-            Tool::Lua => Recipe {
-                module: "lua",
-                binary: "lua",
-                package: ".",
-                version: "of this tree",
-                tags: "",
-                estimate: "some seconds",
-                elsewhere: None,
-            },
-            Tool::ArgoCd => Recipe {
-                module: "argocd",
-                binary: "argocd",
-                package: "github.com/argoproj/argo-cd/v3/cmd",
-                version: ARGO_CD_VERSION,
-                tags: "",
-                estimate: "about 5 minutes",
-                elsewhere: None,
-            },
+            Tool::Lua => plain("lua", ".", "of this tree", "some seconds"),
+            Tool::ArgoCd => plain("argocd", "github.com/argoproj/argo-cd/v3/cmd", ARGO_CD_VERSION, "about 5 minutes"),
+            Tool::CniBridge => cni("bridge", "github.com/containernetworking/plugins/plugins/main/bridge"),
+            Tool::CniHostLocal => cni("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
+            Tool::Node => plain("node", ".", "of this tree", "some seconds"),
         }
     }
 }
 
+/// A program that is named after its module.
+const fn plain(module: &'static str, package: &'static str, version: &'static str, estimate: &'static str) -> Recipe {
+    Recipe { module, binary: module, package, version, tags: "", cgo: false, estimate, elsewhere: None }
+}
+
 const fn kubernetes(binary: &'static str, estimate: &'static str) -> Recipe {
+    Recipe { binary, ..plain("kubernetes", "", KUBERNETES_VERSION, estimate) }
+}
+
+const fn containerd(binary: &'static str, package: &'static str, estimate: &'static str) -> Recipe {
     Recipe {
-        module: "kubernetes",
         binary,
-        package: "",
-        version: KUBERNETES_VERSION,
-        tags: "",
-        estimate,
-        elsewhere: None,
+        // Without what would need C, or kernel parts that a node of tests does not use.
+        tags: "netgo,osusergo,static_build,no_btrfs,no_devmapper,no_zfs",
+        ..plain("containerd", package, CONTAINERD_VERSION, estimate)
     }
+}
+
+const fn cni(binary: &'static str, package: &'static str) -> Recipe {
+    Recipe { binary, ..plain("cni", package, "v1.9.1", "some seconds") }
 }
 
 /// Without a stamped version the server calls itself v0.0.0-master, and kubectl refuses to talk to it; helm renders for
@@ -209,6 +225,7 @@ fn link_flags(module: &str) -> String {
             ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor", "1"),
             ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor", "36"),
         ],
+        "containerd" => &[("github.com/containerd/containerd/v2/version.Version", CONTAINERD_VERSION)],
         _ => &[],
     };
     let mut flags = "-s -w".to_owned();
@@ -241,7 +258,18 @@ pub fn ensure(tool: Tool) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Makes sure of every program of the scenarios and of the foreign CRDs.
+/// Makes sure of what a node needs besides.
+///
+/// # Errors
+/// As [`ensure()`].
+pub fn ensure_node() -> Result<()> {
+    for tool in Tool::NODE {
+        ensure(tool)?;
+    }
+    Ok(())
+}
+
+/// Makes sure of every program of [`Tool::SCENARIOS`] and of the foreign CRDs.
 ///
 /// # Errors
 /// As [`ensure()`].
@@ -398,8 +426,13 @@ fn build(recipe: &Recipe, folder: &Path) -> Result<()> {
     let staging = tempfile::tempdir_in(folder)?;
     let made = staging.path().join(recipe.binary);
     let mut command = go(recipe.module)?;
+    let mut flags = link_flags(recipe.module);
+    if recipe.cgo {
+        flags.push_str(" -linkmode external -extldflags -static");
+        with_libseccomp(&mut command)?;
+    }
     command.args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"]);
-    command.args(["-tags", recipe.tags, "-ldflags", &link_flags(recipe.module), "-o"]);
+    command.args(["-tags", recipe.tags, "-ldflags", &flags, "-o"]);
     command.arg(&made).arg(recipe.package);
     let output = command.output().context("running go build")?;
     if !output.status.success() {
@@ -410,6 +443,75 @@ fn build(recipe: &Recipe, folder: &Path) -> Result<()> {
     }
     fs::rename(&made, folder.join(recipe.binary))?;
     Ok(())
+}
+
+/// Whether runc can be built here, or what is missing.
+pub(crate) fn libseccomp_in_reach() -> Result<(), String> {
+    let built = Tool::Runc.recipe();
+    let there = module_folder(built.module).is_ok_and(|folder| folder.join(built.binary).exists());
+    if there || Path::new(SECCOMP_HEADER).exists() {
+        return Ok(());
+    }
+    if !found("apt-get") || !found("dpkg-deb") {
+        return Err("runc needs libseccomp with its headers, and there is no apt-get to fetch libseccomp-dev".to_owned());
+    }
+    libseccomp().map(|_folder| ()).map_err(|error| format!("runc needs libseccomp: {error:#}"))
+}
+
+const SECCOMP_HEADER: &str = "/usr/include/seccomp.h";
+
+/// Lets a build find libseccomp: the installed one, else Debian's package, unpacked into the cache.
+fn with_libseccomp(command: &mut Command) -> Result<()> {
+    command.env("CGO_ENABLED", "1");
+    // The flags below say it all, so that pkg-config need not be there.
+    command.env("PKG_CONFIG", "true");
+    if Path::new(SECCOMP_HEADER).exists() {
+        command.env("CGO_LDFLAGS", "-lseccomp");
+        return Ok(());
+    }
+    let folder = libseccomp()?;
+    let include = folder.join("usr/include");
+    let library = folder.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    command.env("CGO_CFLAGS", format!("-I{}", include.display()));
+    command.env("CGO_LDFLAGS", format!("-L{} -lseccomp", library.display()));
+    Ok(())
+}
+
+/// Debian's package, unpacked into the cache.
+fn libseccomp() -> Result<PathBuf> {
+    let folder = cache()?.join("libseccomp");
+    if !folder.exists() {
+        say("fetching libseccomp-dev, to build runc with");
+        let parent = folder.parent().context("the cache is a root folder")?;
+        fs::create_dir_all(parent)?;
+        let staging = tempfile::tempdir_in(parent)?;
+        let mut download = Command::new("apt-get");
+        download.args(["download", "--quiet", "-o", "APT::Sandbox::User=root", "libseccomp-dev"]);
+        run(download.current_dir(staging.path()))
+            .context("`apt-get update` may help, or `apt-get install libseccomp-dev`")?;
+        for entry in fs::read_dir(staging.path())? {
+            run(Command::new("dpkg-deb").arg("--extract").arg(entry?.path()).arg(staging.path().join("root")))?;
+        }
+        // Somebody else may have been faster.
+        let moved = fs::rename(staging.path().join("root"), &folder);
+        if !folder.exists() {
+            moved?;
+        }
+    }
+    Ok(folder)
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Whether a program is on the `PATH`.
+pub(crate) fn found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// `go` in the folder of a module, with settings of the user that would change the result switched off.

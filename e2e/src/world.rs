@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{AuditEvent, AuditMark, Cluster, OpenShiftKind};
 use crate::image::{Login, Remote, docker_config};
-use crate::operator::{Deployment, Operator, Overrides, apply_config_default};
+use crate::operator::{Deployment, Operator, Overrides, apply_config_default, rendered_deployment};
 use crate::registry::{Options, Registry};
 use crate::wait::{LONG, image_set_mirrors};
 
@@ -25,6 +25,8 @@ pub const CA_KEY: &str = "ca-bundle.crt";
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// Whether the cluster has a node, on which the operator's Deployment runs.
+    pub node: bool,
     /// The OpenShift kinds of the cluster.
     pub kinds: Vec<OpenShiftKind>,
     /// The registry that images come from.
@@ -37,10 +39,24 @@ impl Default for Setup {
     /// OpenShift's mirror sets, and CNCF distribution with TLS and passwords on both sides.
     fn default() -> Self {
         Self {
+            node: false,
             kinds: OpenShiftKind::MIRROR_SETS.to_vec(),
             source: Options::distribution("source").tls().basic("puller", "source-password"),
             target: Options::distribution("target").tls().basic("pusher", "target-password"),
         }
+    }
+}
+
+impl Setup {
+    /// Starts the cluster and both registries, with nothing in them.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn start(self) -> Result<(Cluster, Registry, Registry)> {
+        let cluster = async {
+            if self.node { Cluster::start_on_node(&self.kinds).await } else { Cluster::start_with(&self.kinds).await }
+        };
+        tokio::try_join!(cluster, self.source.start(), self.target.start())
     }
 }
 
@@ -77,15 +93,36 @@ impl World {
         Self::start_with(Setup::default()).await
     }
 
+    /// Starts the default setup on a real node, where the operator's Deployment runs by itself and names registries by the
+    /// node's address.
+    ///
+    /// # Errors
+    /// When this machine cannot run a node, or a part does not start.
+    pub async fn start_on_node() -> Result<Self> {
+        Self::start_with(Setup { node: true, ..Setup::default() }).await
+    }
+
     /// Starts another one.
     ///
     /// # Errors
     /// When a part does not start.
     pub async fn start_with(setup: Setup) -> Result<Self> {
-        let (cluster, source, target) =
-            tokio::try_join!(Cluster::start_with(&setup.kinds), setup.source.start(), setup.target.start())?;
+        let cluster = async {
+            if setup.node {
+                Cluster::start_on_node(&setup.kinds).await
+            } else {
+                Cluster::start_with(&setup.kinds).await
+            }
+        };
+        let (cluster, source, target) = tokio::try_join!(cluster, setup.source.start(), setup.target.start())?;
+        let (mut source_host, mut target_host) = (source.host(), target.host());
+        if let Some(node) = cluster.node() {
+            source_host = node.publish(source.port()).await?;
+            target_host = node.publish(target.port()).await?;
+            // Before its Deployment is there: no pod has to try twice.
+            node.push_operator(&rendered_deployment(&cluster).await?.image).await?;
+        }
         let deployment = apply_config_default(&cluster).await?;
-        let (source_host, target_host) = (source.host(), target.host());
         let since = cluster.audit_mark()?;
         let world = Self { cluster, source, target, deployment, source_host, target_host, since, refusals: None };
         world.add_access(&world.deployment.namespace).await?;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::image::{OCI_INDEX, OCI_MANIFEST, sha256};
+use crate::image::{OCI_INDEX, OCI_MANIFEST, Remote, sha256};
 
 pub mod debian;
 mod tree;
@@ -89,6 +89,18 @@ pub fn assemble(layers: &[(&'static str, Tree)], created: i64, revision: &str) -
 }
 
 impl Image {
+    /// Pushes it under a tag.
+    ///
+    /// # Errors
+    /// When the registry refuses it.
+    pub async fn push(&self, remote: &Remote, repository: &str, tag: &str) -> Result<()> {
+        for blob in self.layers.iter().map(|(_, blob)| blob).chain([&self.config]) {
+            remote.push_blob(repository, &blob.bytes).await?;
+        }
+        remote.put_manifest_bytes(repository, tag, OCI_MANIFEST, self.manifest.bytes.clone()).await?;
+        Ok(())
+    }
+
     /// The digest of its manifest.
     pub fn digest(&self) -> &str {
         &self.manifest.digest

@@ -17,6 +17,7 @@ mod least_privilege;
 mod mirrors_additional_images;
 mod namespace_not_allowed;
 mod object_deleted_in_mid_copy;
+mod on_a_node;
 mod one_missing_image_does_not_stop_the_others;
 mod operator_image;
 mod outage_leaves_rules_alone;

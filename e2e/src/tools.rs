@@ -453,7 +453,9 @@ pub(crate) fn libseccomp_in_reach() -> Result<(), String> {
         return Ok(());
     }
     if !found("apt-get") || !found("dpkg-deb") {
-        return Err("runc needs libseccomp with its headers, and there is no apt-get to fetch libseccomp-dev".to_owned());
+        return Err(
+            "runc needs libseccomp with its headers, and there is no apt-get to fetch libseccomp-dev".to_owned()
+        );
     }
     libseccomp().map(|_folder| ()).map_err(|error| format!("runc needs libseccomp: {error:#}"))
 }

@@ -255,16 +255,19 @@ pub fn writes_since(cluster: &Cluster, mark: AuditMark, resources: &[&str]) -> R
     Ok(events)
 }
 
-/// Applies a file of settings, as `config/argocd/README.md` says.
+/// Applies a file of settings by the command that `config/argocd/README.md` gives for it.
 ///
 /// # Errors
-/// When the API server refuses it.
+/// When there is no such command, or the API server refuses it.
 pub async fn apply_settings(cluster: &Cluster, file: &str) -> Result<()> {
-    // A manager owns what it applied last: settings and exclusions are two.
-    let suffix = if file.contains("exclusions") { "-exclusions" } else { "" };
-    let manager = format!("--field-manager=imageset-mirror{suffix}");
-    let file = settings::folder().join(file).display().to_string();
-    cluster.kubectl(&["apply", "--server-side", &manager, "--force-conflicts", "-f", &file]).await?.ok()?;
+    let readme = fs::read_to_string(settings::folder().join("README.md"))?;
+    let (folder, here) = ("config/argocd/", format!("{}/", settings::folder().display()));
+    let end = format!(" {folder}{file}");
+    let commands = readme.lines().filter_map(|line| line.strip_prefix("$ kubectl "));
+    let command = commands.filter(|command| command.ends_with(&end)).collect::<Vec<_>>();
+    let [command] = command.as_slice() else { bail!("the README has {} commands for {file}", command.len()) };
+    let args: Vec<String> = command.split_whitespace().map(|arg| arg.replace(folder, &here)).collect();
+    cluster.kubectl(&args.iter().map(String::as_str).collect::<Vec<_>>()).await?.ok()?;
     Ok(())
 }
 

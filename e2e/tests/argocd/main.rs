@@ -15,7 +15,7 @@ use e2e::interruption::{big, patch, proxy_before_source};
 use e2e::mirror_sets::{Kind, owned};
 use e2e::operator::{Operator, Overrides, rendered_deployment};
 use e2e::registry::Options;
-use e2e::wait::{LONG, condition, has_condition, image_set_mirrors, until, until_gone, until_ready};
+use e2e::wait::{LONG, condition, eventually, has_condition, image_set_mirrors, until, until_gone, until_ready};
 use e2e::world::World;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -184,6 +184,70 @@ async fn healthy_means_ready_and_what_the_operator_writes_is_no_drift() {
     assert_eq!(after, before, "outputs were touched");
     let writes = writes_since(&scene.world.cluster, mark, &OUTPUTS).expect("the log");
     assert!(writes.is_empty(), "{writes:#?}");
+}
+
+#[tokio::test]
+#[ignore = "needs Argo CD and redis-server: make e2e-argocd"]
+async fn suspended_by_hand_is_no_drift_and_stalled_is_degraded() {
+    let world = World::start().await.expect("the world starts");
+    let scene = Scene::start(world, &["argocd-cm.yaml"]).await;
+    let digest = scene.push("app", 1).await;
+    let mut object = scene.image_set_mirror("set", &[&format!("app@{digest}")]);
+    let commit = scene.commit(&[("set", &object)]);
+    scene.follow(|_| ()).await;
+    scene.argocd.until(MIRRORS, &commit, HEALTHY).await.expect("Ready");
+    let mirrors = scene.mirrors().await;
+    patch(&mirrors, "set", &json!({"spec": {"suspend": true}})).await.expect("accepted");
+    scene.argocd.until(MIRRORS, &commit, ("Synced", "Suspended")).await.expect("seen");
+    let refreshed = scene.argocd.refresh(MIRRORS).await.expect("refreshed");
+    assert_eq!(state(&refreshed), ("Synced".to_owned(), "Suspended".to_owned()));
+    let suspended = mirrors.get("set").await.expect("the object");
+    assert_eq!(suspended.data["spec"]["suspend"], true, "self-heal leaves alone what is not in Git");
+    patch(&mirrors, "set", &json!({"spec": {"suspend": null}})).await.expect("accepted");
+    scene.argocd.until(MIRRORS, &commit, HEALTHY).await.expect("resumed");
+
+    let images = object["spec"]["mirror"]["additionalImages"].clone();
+    let other = scene.push("other", 2).await;
+    let place = |name: &str, digest: &str| {
+        let name = format!("{}/{name}@{digest}", scene.world.source_host);
+        json!({"name": name, "targetRepo": "same", "targetTag": "v1"})
+    };
+    object["spec"]["mirror"]["additionalImages"] = json!([place("app", &digest), place("other", &other)]);
+    let contradiction = scene.commit(&[("set", &object)]);
+    scene.argocd.refresh(MIRRORS).await.expect("refreshed");
+    scene.argocd.until(MIRRORS, &contradiction, ("Synced", "Degraded")).await.expect("nobody tries that again");
+    let stalled = mirrors.get("set").await.expect("the object");
+    assert!(has_condition(&stalled, "Stalled", "True"), "{:?}", stalled.data["status"]);
+    object["spec"]["mirror"]["additionalImages"] = images;
+    let repaired = scene.commit(&[("set", &object)]);
+    scene.argocd.refresh(MIRRORS).await.expect("refreshed");
+    scene.argocd.until(MIRRORS, &repaired, HEALTHY).await.expect("Ready again");
+}
+
+#[tokio::test]
+#[ignore = "needs Argo CD and redis-server: make e2e-argocd"]
+async fn a_commit_that_is_refused_does_not_keep_the_next_one_waiting_for_ever() {
+    let world = World::start().await.expect("the world starts");
+    let scene = Scene::start(world, &["argocd-cm.yaml"]).await;
+    let digest = scene.push("app", 1).await;
+    let mut object = scene.image_set_mirror("set", &[&format!("app@{digest}")]);
+    object["spec"]["mirror"]["blockedImages"] = json!([{"name": "("}]);
+    scene.commit(&[("set", &object)]);
+    scene.follow(|_| ()).await;
+    until(scene.argocd.applications(), MIRRORS, LONG, "refused", |application| {
+        application.data["status"]["operationState"].to_string().contains("not a regular expression")
+    })
+    .await
+    .expect("the API server's words are shown");
+    object["spec"]["mirror"]["blockedImages"] = json!([{"name": "(a|b)"}]);
+    let repaired = scene.commit(&[("set", &object)]);
+    eventually(LONG, "Argo CD to give the refused commit up", || async {
+        let application = scene.argocd.refresh(MIRRORS).await?;
+        Ok((state(&application) == ("Synced".to_owned(), "Healthy".to_owned())).then_some(()))
+    })
+    .await
+    .expect("it takes the next one");
+    scene.argocd.until(MIRRORS, &repaired, HEALTHY).await.expect("Ready");
 }
 
 #[tokio::test]
@@ -400,7 +464,7 @@ async fn one_application_brings_chart_project_and_mirrors() {
 #[tokio::test]
 #[ignore = "needs Argo CD and redis-server: make e2e-argocd"]
 async fn its_own_command_line_reads_our_settings() {
-    let object = json!({
+    let mut object = json!({
         "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror",
         "metadata": {"name": "set", "namespace": "ns", "generation": 1},
         "spec": {"target": {"registry": "registry.example.com"}},
@@ -430,6 +494,11 @@ async fn its_own_command_line_reads_our_settings() {
         let printed = offline("run-action", &[action]);
         assert!(changed.iter().all(|text| printed.contains(text)), "{action}: {printed}");
     }
+    object["spec"]["suspend"] = json!(true);
+    fs::write(&file, object.to_string()).expect("a file");
+    assert!(offline("health", &[]).contains("STATUS: Suspended"));
+    let printed = offline("run-action", &["resume"]);
+    assert!(printed.lines().any(|line| line.starts_with('<') && line.contains("suspend: true")), "{printed}");
 }
 
 /// Copies a folder.

@@ -401,7 +401,20 @@ impl Git {
         self.git(&self.tree, &["add", "--all"])?;
         self.git(&self.tree, &["commit", "--quiet", "--allow-empty", "--message=e2e"])?;
         self.git(&self.tree, &["push", "--quiet", &self.bare.display().to_string(), "HEAD:main"])?;
+        self.head()
+    }
+
+    fn head(&self) -> Result<String> {
         Ok(self.git(&self.tree, &["rev-parse", "HEAD"])?.trim().to_owned())
+    }
+
+    /// Takes over what somebody else has pushed, and returns the commit.
+    ///
+    /// # Errors
+    /// When git refuses.
+    pub fn pull(&self) -> Result<String> {
+        self.git(&self.tree, &["pull", "--quiet", &self.bare.display().to_string(), "main"])?;
+        self.head()
     }
 
     /// Tags the newest commit.

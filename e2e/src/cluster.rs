@@ -324,16 +324,37 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub async fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<Output> {
-        let mut command = Command::new(&self.kubectl);
-        command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.run.folder("kubectl-cache")?);
-        command.env("HOME", self.run.path());
+        let mut command = self.command(&self.kubectl)?;
+        command.args(args);
         let file = tempfile::tempfile()?;
         std::io::Write::write_all(&mut &file, input.as_bytes())?;
         std::io::Seek::rewind(&mut &file)?;
         command.stdin(Stdio::from(file));
         let output = tokio::task::spawn_blocking(move || command.output()).await?.context("running kubectl")?;
         Ok(Output::of(&format!("kubectl {}", args.join(" ")), &output))
+    }
+
+    /// Runs commands of a shell in a folder, with our `kubectl` as the administrator and nothing of the user's own settings; the first
+    /// one that fails ends it.
+    ///
+    /// # Errors
+    /// When the shell cannot be started.
+    pub async fn shell(&self, script: &str, folder: &Path) -> Result<Output> {
+        let programs = self.kubectl.parent().context("kubectl is in a folder")?.to_owned();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(std::iter::once(programs).chain(std::env::split_paths(&path)))?;
+        let mut command = self.command(Path::new("bash"))?;
+        command.args(["-euxo", "pipefail", "-c", script]).current_dir(folder).env("PATH", path).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await?.context("running bash")?;
+        Ok(Output::of("bash", &output))
+    }
+
+    /// A program that finds the cluster, and nothing of the user's own settings.
+    fn command(&self, program: &Path) -> Result<Command> {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.run.path());
+        command.env("KUBECONFIG", &self.kubeconfig).env("KUBECACHEDIR", self.run.folder("kubectl-cache")?);
+        Ok(command)
     }
 
     /// `kubectl apply --server-side --force-conflicts -f -` as the administrator, under a field manager of the harness: under

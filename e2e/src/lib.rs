@@ -21,6 +21,7 @@ pub mod pki;
 pub mod process;
 pub mod proxy;
 pub mod rbac;
+pub mod readme;
 pub mod registry;
 pub mod token;
 pub mod tools;

@@ -16,6 +16,7 @@ use e2e::{argocd, manifests, tools};
 mod demo;
 mod make_image;
 mod rest;
+mod takeover;
 
 #[derive(Parser)]
 #[command(about = "The parts of the end-to-end suite, by hand")]
@@ -59,6 +60,12 @@ enum Action {
         #[arg(long, default_value_t = 100)]
         objects: usize,
     },
+    /// Measure how long the work rests when the leader of two replicas is killed, or asked to end
+    Takeover {
+        /// How often.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
 }
 
 fn main() -> ExitCode {
@@ -96,6 +103,7 @@ fn run(action: &Action) -> Result<()> {
         Action::Up { node } => with_servers(up(*node)),
         Action::Demo => with_servers(demo::run()),
         Action::Rest { objects } => with_servers(rest::run(*objects)),
+        Action::Takeover { rounds } => with_servers(takeover::run(*rounds)),
     }
 }
 

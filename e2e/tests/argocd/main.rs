@@ -9,18 +9,21 @@ use std::path::Path;
 
 use e2e::argocd::{ArgoCd, CASCADE, Git, NAMESPACE, offline, resources, settings, state, writes_since};
 use e2e::chart::{self, NAME};
-use e2e::cluster::Cluster;
 use e2e::image::ImageSpec;
 use e2e::interruption::{big, patch, proxy_before_source};
 use e2e::mirror_sets::{Kind, owned};
-use e2e::operator::{Operator, Overrides, rendered_deployment};
+use e2e::node::Node;
+use e2e::operator::{Operator, Overrides, rendered_deployment, repository};
+use e2e::readme::Script;
 use e2e::registry::Options;
+use e2e::tools::say;
 use e2e::wait::{LONG, condition, eventually, has_condition, image_set_mirrors, until, until_gone, until_ready};
-use e2e::world::World;
+use e2e::world::{Setup, World};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams};
+use kube::core::ApiResource;
 use serde_json::{Value, json};
 
 /// Part of an image that has come in when the copy is held.
@@ -259,16 +262,29 @@ async fn prune_and_self_heal_touch_nothing_that_the_operator_wrote() {
     // With every mark by which Argo CD knows its own: none of them may arrive on an output.
     let mut marked = scene.image_set_mirror("first", &[&format!("first@{first}")]);
     marked["metadata"]["labels"] = json!({"app.kubernetes.io/instance": MIRRORS, "team": "platform"});
+    let tag = json!({"name": format!("{}/first:v1", scene.world.source_host)});
+    marked["spec"]["mirror"]["additionalImages"].as_array_mut().expect("a list").push(tag);
+    marked["spec"]["clusterResources"] = json!({"imageTagMirrorSet": {"policy": "Apply"}, "disruption": "AllowDrain"});
     let other = scene.image_set_mirror("second", &[&format!("second@{second}")]);
     let commit = scene.commit(&[("first", &marked), ("second", &other)]);
     scene.follow(pruning).await;
     scene.argocd.until(MIRRORS, &commit, HEALTHY).await.expect("both are Ready");
     let cluster = &scene.world.cluster;
-    let sets = Kind::Digest.api(cluster).await.expect("a client");
-    for set in sets.list(&ListParams::default()).await.expect("a list") {
-        let (labels, annotations) = (set.labels(), set.annotations());
-        assert!(!labels.contains_key("app.kubernetes.io/instance") && !labels.contains_key("team"), "{labels:?}");
-        assert!(!annotations.keys().any(|key| key.starts_with("argocd.argoproj.io/")), "{annotations:?}");
+    let mut written = Vec::new();
+    for kind in [Kind::Digest, Kind::Tag] {
+        written.extend(owned(cluster, kind, scene.world.namespace(), "first").await.expect("a list"));
+    }
+    assert_eq!(written.len(), 2, "{written:?}");
+    let client = cluster.client().await.expect("a client");
+    let maps: Api<DynamicObject> =
+        Api::namespaced_with(client, scene.world.namespace(), &ApiResource::erase::<ConfigMap>(&()));
+    written.extend(maps.list(&ListParams::default()).await.expect("a list"));
+    written.retain(|output| output.name_any().contains("first-"));
+    assert!(written.len() > 3, "mirror sets, manifests and report: {written:?}");
+    let given = marks(&scene.mirrors().await.get("first").await.expect("the object"));
+    assert_eq!(given.len(), 3, "the object has them: {given:?}");
+    for output in &written {
+        assert_eq!(marks(output), Vec::<String>::new(), "{} has marks of its object", output.name_any());
     }
 
     // What somebody changes by hand in the object is put back; that is no reason to touch what was written for it.
@@ -386,44 +402,72 @@ async fn deleting_the_application_takes_of_an_object_what_its_removal_says() {
 
 #[tokio::test]
 #[ignore = "needs Argo CD and redis-server: make e2e-argocd"]
-async fn one_application_brings_chart_project_and_mirrors() {
-    let start = (Options::distribution("source").start(), Options::distribution("target").start());
-    let (cluster, source, target) =
-        tokio::try_join!(Cluster::start(), start.0, start.1).expect("cluster and registries start");
-    let argocd = ArgoCd::start(&cluster, &["argocd-cm.yaml"]).await.expect("Argo CD starts");
+async fn the_commands_of_the_readme_bring_chart_project_and_mirrors() {
+    let pods = Node::available();
+    if let Err(reason) = &pods {
+        say(&format!(
+            "SKIPPED: argocd: an Application with the chart that is Healthy, since {reason}; the operator is a process"
+        ));
+    }
+    let (source, target) = (Options::distribution("source"), Options::distribution("target"));
+    let setup = Setup { node: pods.is_ok(), source, target, ..Setup::default() };
+    let (cluster, source, target) = setup.start().await.expect("cluster and registries start");
+    let argocd = ArgoCd::start(&cluster, &[]).await.expect("Argo CD starts");
     let manifest = source.remote().expect("a client").push_image("app", "v1", ImageSpec::seeded(1)).await;
-    let image = format!("{}/app@{}", source.host(), manifest.expect("an image").digest);
+    let digest = manifest.expect("an image").digest;
+    let (mut source_host, mut registry) = (source.host(), target.host());
+    if let Some(node) = cluster.node() {
+        source_host = node.publish(source.port()).await.expect("pods reach it");
+        registry = node.publish(target.port()).await.expect("pods reach it");
+        node.push_operator(&format!("{registry}/ops/imageset-mirror:0.1.0")).await.expect("the operator's image");
+    }
+
+    // A clone of this repository, whose address is another one, and whose sample names images that can be had here.
+    let chart = Git::create(cluster.run(), "operator").expect("a repository");
+    copy(&chart::folder(), &chart.tree().join("charts").join(NAME));
+    copy(&repository().join("config"), &chart.tree().join("config"));
+    let application = chart.tree().join("config/argocd/apps/operator.yaml");
+    let text = fs::read_to_string(&application).expect("the Application of the chart");
+    let address = "https://github.com/imageset-mirror/imageset-mirror.git";
+    assert_eq!(text.matches(address).count(), 1);
+    fs::write(application, text.replace(address, &chart.url())).expect("written");
     let object = json!({
         "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror",
         "metadata": {"name": "set", "namespace": NAME},
         "spec": {
-            "mirror": {"additionalImages": [{"name": image}]},
-            "source": {"hosts": [{"host": source.host(), "tls": "Plain"}]},
-            "target": {"registry": target.host(), "tls": "Plain"},
+            "mirror": {"additionalImages": [{"name": format!("{source_host}/app@{digest}")}]},
+            "source": {"hosts": [{"host": source_host, "tls": "Plain"}]},
+            "target": {"registry": "registry.example.com:5000", "tls": "Plain"},
         },
     });
-    let chart = Git::create(cluster.run(), "operator").expect("a repository");
-    copy(&chart::folder(), &chart.tree().join("charts").join(NAME));
-    let chart_commit = chart.push(&[]).expect("a commit");
+    let chart_commit =
+        chart.push(&[("config/samples/additional-images.yaml", Some(object.to_string()))]).expect("a commit");
     chart.tag("v0.1.0").expect("a tag");
     let git = Git::create(cluster.run(), MIRRORS).expect("a repository");
-    let mut files = vec![("mirrors/set.yaml".to_owned(), Some(object.to_string()))];
-    for name in ["project", "operator", "mirrors"] {
-        let file = format!("apps/{name}.yaml");
-        let text = example(&file, &git).to_string();
-        files.push((file, Some(text.replace("https://github.com/imageset-mirror/imageset-mirror.git", &chart.url()))));
-    }
-    let files: Vec<(&str, Option<String>)> = files.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
-    let commit = git.push(&files).expect("a commit");
-    cluster.apply_all(&[example("root.yaml", &git)]).await.expect("Argo CD's API takes it");
+    cluster.run().write(".gitconfig", "[user]\nname = e2e\nemail = e2e@example.com\n").expect("an identity");
+    Script::below("### With Argo CD")
+        .and_then(|script| {
+            script.with("MIRRORS=https://git.example.com/platform/mirrors.git", &format!("MIRRORS={}", git.url()))
+        })
+        .and_then(|script| script.with("REGISTRY=registry.example.com:5000", &format!("REGISTRY={registry}")))
+        .expect("the commands")
+        .run(&cluster, chart.tree())
+        .await
+        .expect("a shell")
+        .ok()
+        .expect("every command succeeds");
+    let commit = git.pull().expect("the commands have pushed");
 
     argocd.until("root", &commit, HEALTHY).await.expect("it has brought the others");
-    // Nothing runs pods here: the Deployment is never available.
-    let operator_app = ("Synced", "Progressing");
+    // Without pods the Deployment is never available, and somebody else has to start what it says.
+    let operator_app = if cluster.node().is_some() { HEALTHY } else { ("Synced", "Progressing") };
     argocd.until(NAME, &chart_commit, operator_app).await.expect("the chart is there");
-    let deployment = rendered_deployment(&cluster).await.expect("the Deployment");
-    let mut operator = Operator::start(&cluster, &deployment, &Overrides::default()).await.expect("it starts");
-    operator.until_ready(LONG).await.expect("it is ready");
+    let mut operator = None;
+    if cluster.node().is_none() {
+        let deployment = rendered_deployment(&cluster).await.expect("the Deployment");
+        let started = Operator::start(&cluster, &deployment, &Overrides::default()).await.expect("it starts");
+        operator.insert(started).until_ready(LONG).await.expect("it is ready");
+    }
     argocd.until(MIRRORS, &commit, HEALTHY).await.expect("and the mirror is Ready");
     let mirrors = image_set_mirrors(cluster.client().await.expect("a client"), NAME);
     assert!(has_condition(&mirrors.get("set").await.expect("the object"), "Ready", "True"));
@@ -499,6 +543,15 @@ async fn its_own_command_line_reads_our_settings() {
     assert!(offline("health", &[]).contains("STATUS: Suspended"));
     let printed = offline("run-action", &["resume"]);
     assert!(printed.lines().any(|line| line.starts_with('<') && line.contains("suspend: true")), "{printed}");
+}
+
+/// Labels and annotations that Argo CD knows its own by, or that somebody has given the object.
+fn marks(object: &DynamicObject) -> Vec<String> {
+    let keys = object.labels().keys().chain(object.annotations().keys());
+    let foreign = keys.filter(|key| {
+        key.starts_with("argocd.argoproj.io/") || ["app.kubernetes.io/instance", "team"].contains(&key.as_str())
+    });
+    foreign.cloned().collect()
 }
 
 /// Copies a folder.

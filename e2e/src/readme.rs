@@ -1,0 +1,71 @@
+//! Commands of `README.md`, which scenarios run as they stand there.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::{Cluster, Output};
+use crate::operator::repository;
+
+/// A block of shell commands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script(String);
+
+impl Script {
+    /// The first block of shell commands (` ```sh `) below a heading of `README.md`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn below(heading: &str) -> Result<Self> {
+        let readme = fs::read_to_string(repository().join("README.md"))?;
+        Self::find(&readme, heading).with_context(|| format!("README.md has no commands below `{heading}`"))
+    }
+
+    fn find(text: &str, heading: &str) -> Option<Self> {
+        let mut lines = text.lines().skip_while(|line| *line != heading).skip(1);
+        lines.by_ref().take_while(|line| !line.starts_with('#')).find(|line| *line == "```sh")?;
+        Some(Self(lines.take_while(|line| *line != "```").flat_map(|line| [line, "\n"]).collect()))
+    }
+
+    /// The same, with something that a user has to put in replaced by what it is here.
+    ///
+    /// # Errors
+    /// When the commands do not have it exactly once.
+    pub fn with(self, theirs: &str, here: &str) -> Result<Self> {
+        ensure!(self.0.matches(theirs).count() == 1, "`{theirs}` is not once in\n{}", self.0);
+        Ok(Self(self.0.replace(theirs, here)))
+    }
+
+    /// Runs it in a folder, with `kubectl` of the cluster's administrator; the first command that fails ends it.
+    ///
+    /// # Errors
+    /// When it cannot be started; commands that fail are an [`Output`].
+    pub async fn run(&self, cluster: &Cluster, folder: &Path) -> Result<Output> {
+        cluster.shell(&self.0, folder).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str =
+        "# A\n```sh\none\n```\n## B\ntext\n```console\n$ no\n```\n```sh\ntwo x\nthree\n```\n## C\n## D\n```sh\n```\n";
+
+    #[test]
+    fn the_block_below_a_heading_is_found_and_no_other() {
+        assert_eq!(Script::find(TEXT, "# A"), Some(Script("one\n".to_owned())));
+        assert_eq!(Script::find(TEXT, "## B"), Some(Script("two x\nthree\n".to_owned())));
+        assert_eq!(Script::find(TEXT, "## C"), None);
+        assert_eq!(Script::find(TEXT, "## E"), None);
+    }
+
+    #[test]
+    fn only_what_is_there_once_is_replaced() {
+        let script = Script::find(TEXT, "## B").unwrap();
+        assert_eq!(script.clone().with("x", "y").unwrap(), Script("two y\nthree\n".to_owned()));
+        assert!(script.clone().with("t", "y").is_err());
+        assert!(script.with("four", "y").is_err());
+    }
+}

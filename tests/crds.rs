@@ -74,6 +74,28 @@ fn nothing_is_nullable_and_a_new_object_is_not_current() {
 }
 
 #[test]
+fn every_field_is_explained() {
+    let crd = serde_json::to_value(crd::crd()).unwrap();
+    let mut fields = 0;
+    let mut open = vec![("".to_owned(), &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])];
+    while let Some((path, schema)) = open.pop() {
+        // `metadata` is explained by Kubernetes.
+        if path != ".metadata" {
+            let text = schema["description"].as_str().unwrap_or_default();
+            assert!(!text.is_empty() || path.ends_with("[]"), "`kubectl explain` has nothing to say about {path}");
+            fields += 1;
+        }
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            open.push((format!("{path}.{name}"), inner));
+        }
+        if schema["items"].is_object() {
+            open.push((format!("{path}[]"), &schema["items"]));
+        }
+    }
+    assert!(fields > 100, "{fields} fields");
+}
+
+#[test]
 fn every_key_of_an_oc_mirror_file_is_there_and_nothing_of_ours_but_chart_values() {
     let crd = serde_json::to_value(crd::crd()).unwrap();
     let mirror = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["mirror"];

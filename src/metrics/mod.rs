@@ -533,8 +533,8 @@ mod tests {
         text
     }
 
-    #[test]
-    fn names_on_the_wire_are_the_documented_ones() {
+    /// Everything that can be counted, counted once.
+    fn counted() -> Registry {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry, BUILD);
         metrics.leads(true);
@@ -560,7 +560,45 @@ mod tests {
         metrics.blob_started();
         metrics.blob_started();
         metrics.blob_ended(Duration::from_secs(2));
-        let text = text(&registry);
+        metrics.kube_requested("get", 200);
+        registry
+    }
+
+    /// Name, type and labels of every metric that is served.
+    fn served(text: &str) -> Vec<(String, String, BTreeSet<String>)> {
+        let mut found = Vec::new();
+        for (name, kind) in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')) {
+            let sample = if kind == "histogram" { format!("{name}_count") } else { name.to_owned() };
+            let sample = if kind == "counter" { format!("{name}_total") } else { sample };
+            let series = text.lines().filter_map(|line| line.strip_prefix(&sample)?.strip_prefix('{')?.split_once('}'));
+            let labels = series.flat_map(|(labels, _)| labels.split(',').filter_map(|label| label.split_once('=')));
+            let labels = labels.map(|(label, _)| label.to_owned()).collect();
+            found.push((if kind == "counter" { sample } else { name.to_owned() }, kind.to_owned(), labels));
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn the_table_for_people_has_every_metric_with_its_labels_and_no_other() {
+        let readme = include_str!("../../charts/imageset-mirror/README.md");
+        let section = readme.split("\n## ").find(|section| section.starts_with("Metrics\n")).unwrap();
+        let words = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(ToOwned::to_owned).collect() };
+        let mut documented = Vec::new();
+        for row in section.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let [_, names, kind, labels, ..] = cells.as_slice() else { panic!("{row}") };
+            // Values follow a colon.
+            let labels: BTreeSet<String> = words(labels.split(':').next().unwrap()).into_iter().collect();
+            documented.extend(words(names).into_iter().map(|name| (name, (*kind).to_owned(), labels.clone())));
+        }
+        documented.sort();
+        assert_eq!(served(&text(&counted())), documented);
+    }
+
+    #[test]
+    fn names_on_the_wire_are_the_documented_ones() {
+        let text = text(&counted());
         for line in [
             r#"imagesetmirror_build_info{version="0.1.0",revision="abc",rustc="1.95.0"} 1"#,
             "imagesetmirror_leader 1",

@@ -5,11 +5,14 @@ use std::fs;
 use std::future::pending;
 
 use anyhow::{Context, Result, bail};
+use e2e::chart::{self, NAME};
+use e2e::cluster::Cluster;
 use e2e::image::ImageSpec;
-use e2e::operator::repository;
+use e2e::node::Node;
+use e2e::operator::{Operator, owners_are_taken, parse_deployment, repository};
 use e2e::wait::{LONG, condition, eventually, has_condition};
-use e2e::world::{CA_KEY, SOURCE_CA, SOURCE_LOGIN, TARGET_CA, TARGET_LOGIN, World};
-use e2e::{mirrorconf, tools};
+use e2e::world::{CA_KEY, SOURCE_CA, SOURCE_LOGIN, Setup, TARGET_CA, TARGET_LOGIN, World};
+use e2e::{container, mirrorconf, pods, tools};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -20,19 +23,22 @@ pub(crate) async fn run() -> Result<()> {
     let keep = std::env::var("KEEP").is_ok_and(|value| !value.is_empty() && value != "0");
     tokio::task::spawn_blocking(build_operator).await??;
     tokio::task::spawn_blocking(tools::ensure_all).await??;
-    tools::say(STARTING);
-    tools::say("applying config/default");
-    let world = World::start_with(setup()).await?;
+    let (world, mut operator) = match Node::available() {
+        Ok(()) => (Box::pin(on_a_node()).await?, None),
+        Err(reason) => {
+            tools::say(&format!("there are no pods to be seen here, since {reason}; the operator is a process"));
+            let (world, operator) = as_a_process().await?;
+            (world, Some(operator))
+        }
+    };
     let mut sample = Sample::read(&world)?;
     sample.prepare(&world).await?;
 
-    let changes = format!("with {} as its target, and one more image, by digest", world.target.host());
+    let changes = format!("with {} as its target, and one more image, by digest", world.target_host);
     print(&format!("\n# kubectl apply -f config/samples/additional-images.yaml   ({changes})"));
     print(serde_yaml::to_string(&sample.object)?.trim_end());
     world.apply(&sample.object).await?;
 
-    tools::say("starting the operator as its Deployment says, under its own ServiceAccount");
-    let mut operator = world.operator().await?;
     sample.watch(&world).await?;
     sample.show(&world).await?;
     if keep {
@@ -40,9 +46,52 @@ pub(crate) async fn run() -> Result<()> {
         describe(&world.cluster, &world.source, &world.target);
         return pending().await;
     }
-    operator.terminate().await?;
+    if let Some(operator) = &mut operator {
+        operator.terminate().await?;
+    }
     print("\nDone; everything is stopped and removed. KEEP=1 keeps it up.");
     Ok(())
+}
+
+/// The chart, installed on a real node.
+async fn on_a_node() -> Result<World> {
+    tools::say(&format!("{STARTING}, and a node"));
+    let (cluster, source, target) = Setup { node: true, ..setup() }.start().await?;
+    let chart = chart::folder().display().to_string();
+    let name = parse_deployment(&helm(&cluster, &["template", NAME, &chart, "--namespace", NAME])?)?.image;
+    tools::say(&format!("making the image {name}"));
+    match tokio::task::spawn_blocking(|| container::operator_image(0, "demo")).await? {
+        Ok(image) => pods::node(&cluster)?.push(&image, &name).await?,
+        Err(error) => {
+            tools::say(&format!("it cannot be made here ({error:#}); one with the operator alone takes its place"));
+            pods::node(&cluster)?.push_operator(&name).await?;
+        }
+    }
+    let install = ["install", NAME, &chart, "--namespace", NAME, "--create-namespace", "--wait"];
+    print(&format!("\n# helm {}", install.join(" ").replace(&chart, "charts/imageset-mirror")));
+    print(helm(&cluster, &install)?.trim_end());
+    let deployment = parse_deployment(&helm(&cluster, &["get", "manifest", NAME, "--namespace", NAME])?)?;
+    owners_are_taken(&cluster, &deployment, NAME).await?;
+    let world = World::around(cluster, source, target, deployment).await?;
+    pods::until_available(&world).await?;
+    let get = ["get", "pods", "--namespace", NAME, "--output", "wide"];
+    print(&format!("\n# kubectl {}", get.join(" ")));
+    print(world.cluster.kubectl(&get).await?.ok()?.trim_end());
+    print(&pods::figures(&world).await?.join("\n"));
+    Ok(world)
+}
+
+fn helm(cluster: &Cluster, args: &[&str]) -> Result<String> {
+    tokio::task::block_in_place(|| chart::helm(Some(cluster), args))?.ok()
+}
+
+/// `config/default`, and what its Deployment says as a process under its `ServiceAccount`.
+async fn as_a_process() -> Result<(World, Operator)> {
+    tools::say(STARTING);
+    tools::say("applying config/default");
+    let world = World::start_with(setup()).await?;
+    let operator = world.operator().await?;
+    Ok((world, operator))
 }
 
 /// The sample, with the registries of this run.
@@ -85,10 +134,10 @@ impl Sample {
         // The names stay those of the sample: the mirror sets are about them. Overrides lead to the registry of the demo.
         let hosts: BTreeSet<&str> = images.iter().map(|image| image.host.as_str()).collect();
         let overrides: Vec<Value> =
-            hosts.iter().map(|host| json!({"source": host, "mirrors": [world.source.host()]})).collect();
+            hosts.iter().map(|host| json!({"source": host, "mirrors": [world.source_host]})).collect();
         put(&mut object, "metadata", "namespace", json!(namespace))?;
         let spec = object.get_mut("spec").context("the sample has no spec")?;
-        put(spec, "target", "registry", json!(world.target.host()))?;
+        put(spec, "target", "registry", json!(world.target_host))?;
         put(spec, "target", "credentials", json!({"name": TARGET_LOGIN}))?;
         put(spec, "target", "trustBundle", json!({"name": TARGET_CA, "key": CA_KEY}))?;
         put(spec, "source", "credentials", json!({"name": SOURCE_LOGIN}))?;
@@ -146,7 +195,7 @@ impl Sample {
             print(&format!("\n# kubectl {}", args.join(" ")));
             print(world.cluster.kubectl(&args).await?.ok()?.trim_end());
         }
-        print(&format!("\n# images in {}", world.target.host()));
+        print(&format!("\n# images in {}", world.target_host));
         let remote = world.target()?;
         for repository in remote.repositories().await? {
             for tag in remote.tags(&repository).await? {

@@ -39,7 +39,7 @@ pub fn quick_lease() -> Overrides {
 /// When the proxy does not start, or the API server refuses the new logins.
 pub async fn proxy_before_source(world: &mut World) -> Result<Proxy> {
     let proxy = Proxy::start(&world.source.host())?;
-    world.source_host = proxy.host();
+    world.source_host = world.host_for_pods(&proxy).await?;
     world.add_access(world.namespace()).await?;
     Ok(proxy)
 }
@@ -50,7 +50,7 @@ pub async fn proxy_before_source(world: &mut World) -> Result<Proxy> {
 /// When the proxy does not start, or the API server refuses the new logins.
 pub async fn proxy_before_target(world: &mut World) -> Result<Proxy> {
     let proxy = Proxy::start(&world.target.host())?;
-    world.target_host = proxy.host();
+    world.target_host = world.host_for_pods(&proxy).await?;
     world.add_access(world.namespace()).await?;
     Ok(proxy)
 }

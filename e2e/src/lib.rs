@@ -18,6 +18,7 @@ pub mod mirrorconf;
 pub mod node;
 pub mod operator;
 pub mod pki;
+pub mod pods;
 pub mod process;
 pub mod proxy;
 pub mod rbac;

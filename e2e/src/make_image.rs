@@ -3,13 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use e2e::tools::{self, Tool};
 use e2e::{container, operator, process};
 
 /// Builds it from the built operator and prints what it weighs.
 pub(crate) fn run() -> Result<()> {
-    let layers = container::layers(&operator::binary()?, &tools::ensure(Tool::Helm)?)?;
-    let image = container::assemble(&layers, source_date()?, &revision())?;
+    let image = container::operator_image(source_date()?, &revision())?;
     let folder = process::target_folder().join("image");
     image.write(&folder)?;
     let mut all = 0;

@@ -113,10 +113,18 @@ pub async fn apply_config_default(cluster: &Cluster) -> Result<Deployment> {
     eventually(SHORT, "ImageSetMirror objects to be served", || async move { Ok(Some(mirrors.list(one).await?)) })
         .await?;
     let deployment = rendered_deployment(cluster).await?;
-    // The admission plugin that guards owners learns of a new kind a little later, and refuses owners of that kind until
-    // then; whoever may do everything is not asked.
-    let (namespace, account) = (&deployment.namespace, &deployment.service_account);
-    let client = client_of(&cluster.service_account_kubeconfig(namespace, account).await?).await?;
+    owners_are_taken(cluster, &deployment, &deployment.namespace).await?;
+    Ok(deployment)
+}
+
+/// Waits until the operator may write what our objects in a namespace own. The admission plugin that guards owners learns of a new kind a
+/// little later, and refuses owners of that kind until then; whoever may do everything is not asked.
+///
+/// # Errors
+/// When it is refused at the deadline.
+pub async fn owners_are_taken(cluster: &Cluster, deployment: &Deployment, namespace: &str) -> Result<()> {
+    let kubeconfig = cluster.service_account_kubeconfig(&deployment.namespace, &deployment.service_account).await?;
+    let client = client_of(&kubeconfig).await?;
     let maps: Api<ConfigMap> = Api::namespaced(client, namespace);
     let owned = serde_json::from_value(json!({
         "metadata": {"name": "owned", "ownerReferences": [{
@@ -130,7 +138,7 @@ pub async fn apply_config_default(cluster: &Cluster) -> Result<Deployment> {
         Ok(Some(maps.create(dry_run, owned).await?))
     })
     .await?;
-    Ok(deployment)
+    Ok(())
 }
 
 /// The only Deployment of rendered `config/default`.

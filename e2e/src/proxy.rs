@@ -82,6 +82,11 @@ impl Proxy {
         self.address.to_string()
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// Limits each direction to this many bytes per second over all connections; `None` lifts the limit at once.
     pub fn throttle(&self, bytes_per_second: Option<u64>) {
         self.mode.send_modify(|mode| mode.rate = bytes_per_second);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cluster::{AuditEvent, AuditMark, Cluster, OpenShiftKind};
 use crate::image::{Login, Remote, docker_config};
 use crate::operator::{Deployment, Operator, Overrides, apply_config_default, rendered_deployment};
+use crate::proxy::Proxy;
 use crate::registry::{Options, Registry};
 use crate::wait::{LONG, image_set_mirrors};
 
@@ -107,22 +108,25 @@ impl World {
     /// # Errors
     /// When a part does not start.
     pub async fn start_with(setup: Setup) -> Result<Self> {
-        let cluster = async {
-            if setup.node {
-                Cluster::start_on_node(&setup.kinds).await
-            } else {
-                Cluster::start_with(&setup.kinds).await
-            }
-        };
-        let (cluster, source, target) = tokio::try_join!(cluster, setup.source.start(), setup.target.start())?;
-        let (mut source_host, mut target_host) = (source.host(), target.host());
+        let (cluster, source, target) = Box::pin(setup.start()).await?;
         if let Some(node) = cluster.node() {
-            source_host = node.publish(source.port()).await?;
-            target_host = node.publish(target.port()).await?;
             // Before its Deployment is there: no pod has to try twice.
             node.push_operator(&rendered_deployment(&cluster).await?.image).await?;
         }
         let deployment = apply_config_default(&cluster).await?;
+        Box::pin(Self::around(cluster, source, target, deployment)).await
+    }
+
+    /// A world around an operator that is installed already.
+    ///
+    /// # Errors
+    /// When the API server refuses what gives access to the registries.
+    pub async fn around(cluster: Cluster, source: Registry, target: Registry, deployment: Deployment) -> Result<Self> {
+        let (mut source_host, mut target_host) = (source.host(), target.host());
+        if let Some(node) = cluster.node() {
+            source_host = node.publish(source.port()).await?;
+            target_host = node.publish(target.port()).await?;
+        }
         let since = cluster.audit_mark()?;
         let world = Self { cluster, source, target, deployment, source_host, target_host, since, refusals: None };
         world.add_access(&world.deployment.namespace).await?;
@@ -264,6 +268,33 @@ impl World {
         Ok(image_set_mirrors(self.cluster.client().await?, namespace))
     }
 
+    /// The host by which the operator finds a proxy.
+    pub(crate) async fn host_for_pods(&self, proxy: &Proxy) -> Result<String> {
+        match self.cluster.node() {
+            Some(node) => node.publish(proxy.port()).await,
+            None => Ok(proxy.host()),
+        }
+    }
+
+    /// Before the operator is taken away, and its permissions with it.
+    ///
+    /// # Panics
+    /// When a request of the operator was refused.
+    pub fn assert_nothing_refused(&self) {
+        let mut refused = self.operator_requests_since(self.since).unwrap_or_default();
+        refused.retain(AuditEvent::is_refused);
+        assert!(refused.is_empty(), "the API server refused {refused:#?}");
+    }
+
+    /// What was refused so far had its reason.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn forget_refusals(&mut self) -> Result<()> {
+        self.since = self.cluster.audit_mark()?;
+        Ok(())
+    }
+
     /// What the operator's account asked of the API server after a mark.
     ///
     /// # Errors
@@ -277,13 +308,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if self.refusals.is_some() || std::thread::panicking() {
-            return;
+        if self.refusals.is_none() && !std::thread::panicking() {
+            self.assert_nothing_refused();
         }
-        let account = (&self.deployment.namespace, &self.deployment.service_account);
-        let events = self.cluster.audit_since(self.since).unwrap_or_default().into_iter();
-        let refused: Vec<_> = events.filter(|event| event.is_refused() && event.is_by(account.0, account.1)).collect();
-        assert!(refused.is_empty(), "the API server refused {refused:#?}");
     }
 }
 

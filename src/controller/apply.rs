@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::params::ValidationDirective;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
@@ -390,8 +390,30 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether a namespace is on its way out, with everything in it: nothing can be made in it any more.
+    pub(super) async fn is_ending(&self, namespace: &str) -> bool {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let mut map = ConfigMap::default();
+        map.metadata.generate_name = Some("imageset-mirror-".to_owned());
+        // Nothing is made; and whoever may publish may ask, which to read a namespace is one more permission.
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let asked = timed(|| format!("asking whether `{namespace}` stays"), api.create(&params, &map)).await;
+        let Err(Error::Api { source, .. }) = asked else { return false };
+        let kube::Error::Api(status) = *source else { return false };
+        status.details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
+    }
+
+    /// Drops our finalizer from what the object is now.
+    pub(super) async fn let_go(&self, object: &ImageSetMirror) -> Result<(), Error> {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        match timed(|| format!("reading `{namespace}/{name}`"), self.mirrors(&namespace).get_opt(&name)).await? {
+            Some(present) => self.finalizer(&present, false).await,
+            None => Ok(()),
+        }
+    }
+
     /// Sets or drops our finalizer; no request if it is so already.
-    pub(super) async fn finalizer(&self, object: &ImageSetMirror, wanted: bool) -> Result<(), Error> {
+    pub(super) async fn finalizer(&self, object: &impl kube::ResourceExt, wanted: bool) -> Result<(), Error> {
         let mut finalizers = object.finalizers().to_vec();
         if finalizers.iter().any(|known| known == FINALIZER) == wanted {
             return Ok(());

@@ -283,6 +283,7 @@ pub async fn run(
             watching.cancel();
             ctx.jobs.shut_down(settings.grace_period.saturating_sub(LAST_WORDS)).await;
             ctx.interrupted(objects()).await;
+            ctx.leave(&objects()).await;
         }
     }
     while tasks.join_next().await.is_some() {}

@@ -24,7 +24,7 @@ use super::recorder::Publisher;
 use super::schedule::{self, Decision, Job, Outlook};
 use super::status::{self, Applied, Observation, Seen};
 use super::worker::{Deed, Done, Ended, Going, Order, Worker, created};
-use crate::api::{ImageSetMirror, ImageSetMirrorStatus, ResourceState};
+use crate::api::{FINALIZER, ImageSetMirror, ImageSetMirrorStatus, ResourceState};
 use crate::clock::Clock;
 use crate::copy::{Report, Trust};
 use crate::metrics::{Metrics, ObjectState, ReconcileResult};
@@ -279,7 +279,7 @@ impl Context {
     async fn deleted(&self, object: &ImageSetMirror, readable: bool) -> Result<Action, apply::Error> {
         let uid = object.uid().unwrap_or_default();
         self.jobs.cancel(&uid).await;
-        if !object.finalizers().iter().any(|known| known == crate::api::FINALIZER) {
+        if !object.finalizers().iter().any(|known| known == FINALIZER) {
             return Ok(Action::await_change());
         }
         let now = self.clock.now_in_seconds();
@@ -301,6 +301,29 @@ impl Context {
         }
         self.cluster.finalizer(object, false).await?;
         Ok(Action::await_change())
+    }
+
+    /// Removes what is to go with objects whose namespace goes, and us with it: the pods of a namespace are gone before its
+    /// objects are deleted, and nobody would be there to let them go.
+    pub(super) async fn leave(&self, objects: &[Arc<ImageSetMirror>]) {
+        let mut ending: BTreeMap<String, bool> = BTreeMap::new();
+        for object in objects.iter().filter(|object| object.finalizers().iter().any(|known| known == FINALIZER)) {
+            let namespace = object.namespace().unwrap_or_default();
+            let goes = match ending.get(&namespace) {
+                Some(goes) => *goes,
+                None => self.cluster.is_ending(&namespace).await,
+            };
+            ending.insert(namespace, goes);
+            if !goes {
+                continue;
+            }
+            if let Err(error) = self.outputs.remove_all(&self.cluster, &self.events, object, true).await {
+                self.events.cleanup_abandoned(object, &error.to_string()).await;
+            }
+            if let Err(error) = self.cluster.let_go(object).await {
+                tracing::warn!(object = object.name_any(), namespace = object.namespace(), %error, "not let go");
+            }
+        }
     }
 
     /// Forgets an object that is gone; its sync is stopped.

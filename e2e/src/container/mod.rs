@@ -12,6 +12,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::image::{OCI_INDEX, OCI_MANIFEST, Remote, sha256};
+use crate::operator;
+use crate::tools::{self, Tool};
 
 pub mod debian;
 mod tree;
@@ -149,6 +151,14 @@ pub fn layers(binary: &Path, helm: &Path) -> Result<Vec<(&'static str, Tree)>> {
     let mut own = Tree::default();
     own.file(BINARY, 0o755, content);
     Ok(vec![("base", base(debian::files()?)), ("helm", helm_layer), ("binary", own)])
+}
+
+/// The real image of the built operator.
+///
+/// # Errors
+/// As [`layers`], or when nothing is built.
+pub fn operator_image(created: i64, revision: &str) -> Result<Image> {
+    assemble(&layers(&operator::binary()?, &tools::ensure(Tool::Helm)?)?, created, revision)
 }
 
 /// Debian's files, and what a system needs besides them.

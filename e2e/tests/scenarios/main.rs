@@ -9,6 +9,7 @@ mod check_command;
 mod cluster_without_openshift;
 mod command_line;
 mod drains_are_held_back;
+mod installed_on_a_node;
 mod installed_with_helm;
 mod killed_in_mid_copy;
 mod kustomize;

@@ -4,9 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use e2e::container;
-use e2e::operator::binary;
 use e2e::process::RunFolder;
-use e2e::tools::{self, Tool};
+use e2e::tools;
 
 /// Why it cannot be tried here, if so.
 fn missing() -> Option<&'static str> {
@@ -34,9 +33,7 @@ fn its_programs_start_in_it_without_root() {
         tools::say(&format!("SKIPPED: its_programs_start_in_it_without_root: {error:#}"));
         return;
     }
-    let helm = tools::ensure(Tool::Helm).expect("helm");
-    let layers = container::layers(&binary().expect("the binary"), &helm).expect("the layers");
-    let image = container::assemble(&layers, 0, "test").expect("an image");
+    let image = container::operator_image(0, "test").expect("an image");
     let run = RunFolder::create("image").expect("a folder");
     let root = run.folder("root").expect("a folder");
     for (_, layer) in &image.layers {

@@ -21,7 +21,7 @@ use e2e::registry::Registry;
 use e2e::tools::say;
 use e2e::wait::{LONG, condition, eventually, has_condition, until, until_ready};
 use e2e::world::{Setup, World};
-use k8s_openapi::api::core::v1::{ContainerState, Namespace};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -216,15 +216,15 @@ async fn a_release_is_upgraded_in_mid_copy_rolled_back_removed_taken_up_again_an
     assert_eq!(digest_rule(&world, "set").await.metadata.resource_version, rule.metadata.resource_version);
 
     // The namespace with everything in it: also with an object that waits for the operator.
-    let mut object = world.image_set_mirror(&namespace, "swept", &["big:v1"]);
-    object["spec"]["clusterResources"] = json!({"removal": "Remove", "disruption": "AllowDrain"});
-    world.apply(&object).await.expect("accepted");
-    until(&api, "swept", LONG, "Ready and held by the operator", |object| {
-        has_condition(object, "Ready", "True")
-            && object.metadata.finalizers.as_ref().is_some_and(|held| !held.is_empty())
+    mirror(&world, &namespace, "swept", 3).await;
+    digest_rule(&world, "swept").await;
+    let removal = json!({"spec": {"clusterResources": {"removal": "Remove", "disruption": "AllowDrain"}}});
+    patch(&api, "swept", &removal).await.expect("accepted");
+    until(&api, "swept", LONG, "held by the operator", |object| {
+        object.metadata.finalizers.as_ref().is_some_and(|held| !held.is_empty())
     })
     .await
-    .expect("Ready");
+    .expect("it is held");
     world.assert_nothing_refused();
     world.refusals = Some("with its namespace go the operator's roles");
     kubectl(&world, &["delete", "namespace", &namespace, "--timeout=3m"]).await;
@@ -392,27 +392,4 @@ async fn a_release_for_two_namespaces_has_roles_there_only_and_copies_two_gibiby
             memory("memory.max_usage_in_bytes") / 1024
         ));
     }
-
-    // A limit that nothing can start with: the pods that there are stay and work, until it is raised.
-    let small = ["--set=resources.limits.memory=2Mi,resources.requests.memory=2Mi"];
-    upgrade(&world.cluster, &small).ok().expect("accepted");
-    eventually(LONG, "a new pod to be killed for want of memory", || async {
-        let states = pods::list(&world).await?.into_iter().filter_map(|pod| pod.status?.container_statuses);
-        // Of the operator it says the one, of the runtime, which starts it, the other.
-        let killed = |state: &ContainerState| {
-            state.terminated.as_ref().is_some_and(|end| {
-                let message = end.message.as_deref().unwrap_or_default();
-                end.reason.as_deref() == Some("OOMKilled") || message.contains("OOM-killed")
-            })
-        };
-        let found = states.flatten().any(|it| it.state.iter().chain(&it.last_state).any(killed));
-        Ok(found.then_some(()))
-    })
-    .await
-    .expect("it is");
-    mirror(&world, "team-b", "meanwhile", 23).await;
-    let enough = ["--set=resources.limits.memory=512Mi,resources.requests.memory=128Mi", "--wait"];
-    upgrade(&world.cluster, &enough).ok().expect("upgraded");
-    pods::until_available(&world).await.expect("available");
-    mirror(&world, "team-b", "afterwards", 24).await;
 }

@@ -445,7 +445,7 @@ async fn the_commands_of_the_readme_bring_chart_project_and_mirrors() {
     chart.tag("v0.1.0").expect("a tag");
     let git = Git::create(cluster.run(), MIRRORS).expect("a repository");
     cluster.run().write(".gitconfig", "[user]\nname = e2e\nemail = e2e@example.com\n").expect("an identity");
-    Script::below("### With Argo CD")
+    Script::below("README.md", "### With Argo CD")
         .and_then(|script| {
             script.with("MIRRORS=https://git.example.com/platform/mirrors.git", &format!("MIRRORS={}", git.url()))
         })

@@ -8,6 +8,7 @@ mod chart;
 mod check_command;
 mod cluster_without_openshift;
 mod command_line;
+mod documented;
 mod drains_are_held_back;
 mod installed_with_helm;
 mod killed_in_mid_copy;

@@ -77,7 +77,7 @@ fn nothing_is_nullable_and_a_new_object_is_not_current() {
 fn every_field_is_explained() {
     let crd = serde_json::to_value(crd::crd()).unwrap();
     let mut fields = 0;
-    let mut open = vec![("".to_owned(), &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])];
+    let mut open = vec![(String::new(), &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])];
     while let Some((path, schema)) = open.pop() {
         // `metadata` is explained by Kubernetes.
         if path != ".metadata" {

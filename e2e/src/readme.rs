@@ -13,11 +13,19 @@ use crate::operator::repository;
 pub struct Script(String);
 
 impl Script {
-    /// The first block of shell commands (` ```sh `) below a heading of a page.
+    /// The first block of shell commands (` ```sh `) below a heading of `README.md`.
     ///
     /// # Errors
     /// When there is none.
-    pub fn below(page: &str, heading: &str) -> Result<Self> {
+    pub fn below(heading: &str) -> Result<Self> {
+        Self::on("README.md", heading)
+    }
+
+    /// The same on another page.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn on(page: &str, heading: &str) -> Result<Self> {
         let text = fs::read_to_string(repository().join(page)).with_context(|| format!("reading {page}"))?;
         Self::find(&text, heading).with_context(|| format!("{page} has no commands below `{heading}`"))
     }

@@ -100,6 +100,28 @@ fn the_list_of_what_administrators_check_names_tests_and_commands_that_there_are
 }
 
 #[test]
+fn every_page_that_is_named_is_there() {
+    for page in ["README.md", "config/README.md", "config/argocd/README.md", OPERATING, GITOPS, LIST, "e2e/README.md"] {
+        let folder = repository().join(page).parent().expect("a folder").to_owned();
+        for link in read(page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            if file.contains("://") {
+                continue;
+            }
+            let path = if file.is_empty() { repository().join(page) } else { folder.join(file) };
+            assert!(path.exists(), "{page}: {link}");
+            let anchors = |text: &str| -> BTreeSet<String> {
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                let plain = |line: &str| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-");
+                headings.map(|line| plain(line).replace([',', '.', '`', '?'], "")).collect()
+            };
+            let found = heading.is_empty() || anchors(&fs::read_to_string(&path).expect("a page")).contains(heading);
+            assert!(found, "{page}: {link}");
+        }
+    }
+}
+
+#[test]
 fn every_example_of_other_tools_is_yaml_and_names_what_there_is() {
     let text = read(GITOPS);
     let examples = text.split("```yaml\n").skip(1).map(|part| part.split("```").next().unwrap_or_default());
@@ -230,7 +252,7 @@ async fn what_is_said_to_stay_after_uninstalling_is_what_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_crd_can_be_installed_by_itself_and_every_field_is_explained() {
     let cluster = Cluster::start_with(&[]).await.expect("the cluster starts");
-    let script = Script::below(OPERATING, "## The CRD by itself").expect("the commands");
+    let script = Script::on(OPERATING, "## The CRD by itself").expect("the commands");
     script.run(&cluster, &repository()).await.expect("a shell").ok().expect("every command succeeds");
     let crd = "imagesetmirrors.mirror.openshift.io";
     let manager = ["get", "crd", crd, "-o=jsonpath={.metadata.annotations.meta\\.helm\\.sh/release-name}"];

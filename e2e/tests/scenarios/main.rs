@@ -17,6 +17,7 @@ mod leader_is_killed;
 mod least_privilege;
 mod mirrors_additional_images;
 mod namespace_not_allowed;
+mod nothing_secret_is_told;
 mod object_deleted_in_mid_copy;
 mod on_a_node;
 mod one_missing_image_does_not_stop_the_others;

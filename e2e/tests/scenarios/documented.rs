@@ -100,6 +100,21 @@ fn the_list_of_what_administrators_check_names_tests_and_commands_that_there_are
 }
 
 #[test]
+fn every_reason_of_a_failure_is_explained() {
+    let (source, page) = (read("src/failure.rs"), read(OPERATING));
+    let list = source.split("pub enum Reason {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("the list");
+    let names: Vec<&str> = list
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(','))
+        .filter(|name| name.chars().all(char::is_alphanumeric))
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        assert!(page.contains(&format!("\n| `{name}` | ")), "{OPERATING} has no row for {name}");
+    }
+}
+
+#[test]
 fn every_page_that_is_named_is_there() {
     for page in ["README.md", "config/README.md", "config/argocd/README.md", OPERATING, GITOPS, LIST, "e2e/README.md"] {
         let folder = repository().join(page).parent().expect("a folder").to_owned();

@@ -39,7 +39,7 @@ e2e: tools ## End-to-end tests on real servers, with the operator as `cargo buil
 	cargo build --locked
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e -- --test-threads=$(E2E_THREADS)
 
-e2e-argocd: tools ## End-to-end tests with the real Argo CD; needs redis-server, builds Argo CD once (about 5 minutes)
+e2e-argocd: tools ## End-to-end tests with the real Argo CD; builds it once (about 5 minutes), and needs redis-server or apt-get
 	cargo run --locked -p e2e -- tools --argocd
 	cargo build --locked
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e --test argocd -- --ignored --test-threads=$(E2E_THREADS)

@@ -41,17 +41,18 @@ const PORT_ATTEMPTS: usize = 5;
 struct Programs {
     argocd: PathBuf,
     helm: PathBuf,
-    redis: PathBuf,
+    redis: Program,
     git: PathBuf,
 }
 
 impl Programs {
     fn find() -> Result<Self> {
         // First what cannot be built: nobody waits for a build in vain.
-        let redis = on_path("redis-server").context(
-            "redis-server is not there, and Argo CD cannot do without it: install it \
-             (Debian, Ubuntu: `apt-get install redis-server`; it need not run as a service)",
-        )?;
+        let (redis, libraries) = tools::redis()?;
+        let mut redis = Program::new("redis", redis);
+        if let Some(libraries) = libraries {
+            redis = redis.env("LD_LIBRARY_PATH", &libraries.display().to_string());
+        }
         let git = on_path("git").context("git is not there, and Argo CD cannot do without it")?;
         Ok(Self { argocd: tools::ensure(Tool::ArgoCd)?, helm: tools::ensure(Tool::Helm)?, redis, git })
     }
@@ -117,7 +118,8 @@ impl ArgoCd {
         let kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, ACCOUNT).await?.display().to_string();
         let program = |name: &str| Program::new(name, &argocd).env("ARGOCD_BINARY_NAME", name).env("HOME", &home);
         let (redis, redis_port) = listening(run, |port, _| {
-            Program::new("redis", &redis)
+            redis
+                .clone()
                 .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"])
                 .arg(port.to_string())
         })

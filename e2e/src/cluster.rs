@@ -334,16 +334,16 @@ impl Cluster {
         Ok(Output::of(&format!("kubectl {}", args.join(" ")), &output))
     }
 
-    /// Runs commands of a shell in a folder, with our `kubectl` and `helm` as the administrator and nothing of the user's own settings;
-    /// the first one that fails ends it.
+    /// Runs commands of a shell in a folder, with our `kubectl` and `helm` as the administrator and nothing of the user's own
+    /// settings; the first one that fails ends it.
     ///
     /// # Errors
-    /// When the shell cannot be started.
+    /// When helm cannot be had, or the shell cannot be started.
     pub async fn shell(&self, script: &str, folder: &Path) -> Result<Output> {
         let helm = tokio::task::spawn_blocking(|| tools::ensure(Tool::Helm)).await??;
-        let ours = [&self.kubectl, &helm].into_iter().filter_map(|program| program.parent().map(Path::to_owned));
+        let programs = [&self.kubectl, &helm].into_iter().filter_map(|program| program.parent()).map(Path::to_owned);
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(ours.chain(std::env::split_paths(&path)))?;
+        let path = std::env::join_paths(programs.chain(std::env::split_paths(&path)))?;
         let mut command = self.command(Path::new("bash"))?;
         command.args(["-euxo", "pipefail", "-c", script]).current_dir(folder).env("PATH", path).stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output()).await?.context("running bash")?;

@@ -43,6 +43,13 @@ pub struct Login {
     pub password: String,
 }
 
+impl Login {
+    /// Both as they are sent and stored.
+    pub fn basic(&self) -> String {
+        base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", self.user, self.password))
+    }
+}
+
 /// Docker or OCI media types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
@@ -656,14 +663,8 @@ fn basic(login: &Login) -> Result<HeaderValue> {
 
 /// The content of a `.dockerconfigjson`: one entry per host or `host/path`.
 pub fn docker_config(entries: &[(&str, &Login)]) -> String {
-    let auths: serde_json::Map<String, Value> = entries
-        .iter()
-        .map(|(key, login)| {
-            let auth = format!("{}:{}", login.user, login.password);
-            let auth = base64::engine::general_purpose::STANDARD.encode(auth);
-            ((*key).to_owned(), json!({ "auth": auth }))
-        })
-        .collect();
+    let auths: serde_json::Map<String, Value> =
+        entries.iter().map(|(key, login)| ((*key).to_owned(), json!({ "auth": login.basic() }))).collect();
     json!({ "auths": auths }).to_string()
 }
 

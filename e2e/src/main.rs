@@ -32,6 +32,9 @@ enum Action {
         /// Build Argo CD for its own suite instead.
         #[arg(long)]
         argocd: bool,
+        /// Only see whether there is a redis for Argo CD, or fetch it.
+        #[arg(long, conflicts_with = "argocd")]
+        redis: bool,
     },
     /// Write the files that are generated from the chart
     Manifests {
@@ -81,7 +84,8 @@ fn main() -> ExitCode {
 
 fn run(action: &Action) -> Result<()> {
     match action {
-        Action::Tools { argocd } => {
+        Action::Tools { redis: true, .. } => tools::redis().map(|(program, _)| print(&program.display().to_string())),
+        Action::Tools { argocd, redis: false } => {
             if *argocd {
                 argocd::ensure()?;
             } else {

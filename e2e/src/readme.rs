@@ -1,4 +1,4 @@
-//! Commands of `README.md`, which scenarios run as they stand there.
+//! Commands of `README.md` and the pages beside it, which scenarios run as they stand there.
 
 use std::fs;
 use std::path::Path;
@@ -18,8 +18,16 @@ impl Script {
     /// # Errors
     /// When there is none.
     pub fn below(heading: &str) -> Result<Self> {
-        let readme = fs::read_to_string(repository().join("README.md"))?;
-        Self::find(&readme, heading).with_context(|| format!("README.md has no commands below `{heading}`"))
+        Self::on("README.md", heading)
+    }
+
+    /// The same on another page.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn on(page: &str, heading: &str) -> Result<Self> {
+        let text = fs::read_to_string(repository().join(page)).with_context(|| format!("reading {page}"))?;
+        Self::find(&text, heading).with_context(|| format!("{page} has no commands below `{heading}`"))
     }
 
     fn find(text: &str, heading: &str) -> Option<Self> {
@@ -37,7 +45,7 @@ impl Script {
         Ok(Self(self.0.replace(theirs, here)))
     }
 
-    /// Runs it in a folder, with `kubectl` of the cluster's administrator; the first command that fails ends it.
+    /// Runs it in a folder, with `kubectl` and `helm` of the cluster's administrator; the first command that fails ends it.
     ///
     /// # Errors
     /// When it cannot be started; commands that fail are an [`Output`].

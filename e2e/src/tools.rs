@@ -479,18 +479,44 @@ fn with_libseccomp(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Debian's package, unpacked into the cache.
+/// libseccomp with its headers, unpacked into the cache.
 fn libseccomp() -> Result<PathBuf> {
-    let folder = cache()?.join("libseccomp");
+    debian("libseccomp", &["libseccomp-dev"], "to build runc with")
+}
+
+/// `redis-server` and the folder of its libraries if that is none of the system's: the installed one, else Debian's package,
+/// unpacked into the cache.
+///
+/// # Errors
+/// When it is neither there nor to be had.
+pub fn redis() -> Result<(PathBuf, Option<PathBuf>)> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&path).map(|folder| folder.join("redis-server")).find(|file| file.is_file());
+    if let Some(installed) = installed {
+        return Ok((installed, None));
+    }
+    // The first is a link into the second; what else the program needs is there wherever apt-get is.
+    let packages = ["redis-server", "redis-tools", "libjemalloc2", "liblzf1", "libatomic1"];
+    let folder = debian("redis", &packages, "for Argo CD").context(
+        "redis-server is not there, and Argo CD cannot do without it: install it (Debian, Ubuntu: `apt-get install redis-server`; it \
+         need not run as a service)",
+    )?;
+    let libraries = folder.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    Ok((folder.join("usr/bin/redis-server"), Some(libraries)))
+}
+
+/// Debian's packages, unpacked into a folder of the cache.
+fn debian(name: &str, packages: &[&str], purpose: &str) -> Result<PathBuf> {
+    let folder = cache()?.join(name);
     if !folder.exists() {
-        say("fetching libseccomp-dev, to build runc with");
+        say(&format!("fetching {}, {purpose}", packages.join(", ")));
         let parent = folder.parent().context("the cache is a root folder")?;
         fs::create_dir_all(parent)?;
         let staging = tempfile::tempdir_in(parent)?;
         let mut download = Command::new("apt-get");
-        download.args(["download", "--quiet", "-o", "APT::Sandbox::User=root", "libseccomp-dev"]);
+        download.args(["download", "--quiet", "-o", "APT::Sandbox::User=root"]).args(packages);
         run(download.current_dir(staging.path()))
-            .context("`apt-get update` may help, or `apt-get install libseccomp-dev`")?;
+            .with_context(|| format!("`apt-get update` may help, or `apt-get install {}`", packages.join(" ")))?;
         for entry in fs::read_dir(staging.path())? {
             run(Command::new("dpkg-deb").arg("--extract").arg(entry?.path()).arg(staging.path().join("root")))?;
         }

@@ -421,6 +421,15 @@ mod tests {
     const READY: [&str; 3] = ["Ready=True/Succeeded", "Mirrored=True/Succeeded", "UpToDate=True/NoNewContent"];
 
     #[test]
+    fn every_reason_is_documented() {
+        let page = include_str!("../../docs/operating.md");
+        for reason in EventReason::ALL {
+            let row = format!("\n| `{}` | {:?} | ", reason.as_str(), reason.kind());
+            assert!(page.contains(&row), "docs/operating.md has no row {row}");
+        }
+    }
+
+    #[test]
     fn a_first_sync_tells_plan_start_and_end() {
         let resolving = status(&["Ready=Unknown/Progressing", "Reconciling=True/Resolving"], "", "");
         assert!(told(None, &resolving).is_empty());

@@ -259,9 +259,11 @@ async fn prune_and_self_heal_touch_nothing_that_the_operator_wrote() {
     let world = World::start().await.expect("the world starts");
     let scene = Scene::start(world, &["argocd-cm.yaml"]).await;
     let (first, second) = (scene.push("first", 1).await, scene.push("second", 2).await);
-    // With every mark by which Argo CD knows its own: none of them may arrive on an output.
+    // With every mark by which Argo CD and Flux know their own: none of them may arrive on an output.
     let mut marked = scene.image_set_mirror("first", &[&format!("first@{first}")]);
-    marked["metadata"]["labels"] = json!({"app.kubernetes.io/instance": MIRRORS, "team": "platform"});
+    marked["metadata"]["labels"] = json!({
+        "app.kubernetes.io/instance": MIRRORS, "kustomize.toolkit.fluxcd.io/name": MIRRORS, "team": "platform",
+    });
     let tag = json!({"name": format!("{}/first:v1", scene.world.source_host)});
     marked["spec"]["mirror"]["additionalImages"].as_array_mut().expect("a list").push(tag);
     marked["spec"]["clusterResources"] = json!({"imageTagMirrorSet": {"policy": "Apply"}, "disruption": "AllowDrain"});
@@ -282,7 +284,7 @@ async fn prune_and_self_heal_touch_nothing_that_the_operator_wrote() {
     written.retain(|output| output.name_any().contains("first-"));
     assert!(written.len() > 3, "mirror sets, manifests and report: {written:?}");
     let given = marks(&scene.mirrors().await.get("first").await.expect("the object"));
-    assert_eq!(given.len(), 3, "the object has them: {given:?}");
+    assert_eq!(given.len(), 4, "the object has them: {given:?}");
     for output in &written {
         assert_eq!(marks(output), Vec::<String>::new(), "{} has marks of its object", output.name_any());
     }
@@ -545,11 +547,12 @@ async fn its_own_command_line_reads_our_settings() {
     assert!(printed.lines().any(|line| line.starts_with('<') && line.contains("suspend: true")), "{printed}");
 }
 
-/// Labels and annotations that Argo CD knows its own by, or that somebody has given the object.
+/// Labels and annotations that tools know their own by, or that somebody has given the object.
 fn marks(object: &DynamicObject) -> Vec<String> {
     let keys = object.labels().keys().chain(object.annotations().keys());
     let foreign = keys.filter(|key| {
-        key.starts_with("argocd.argoproj.io/") || ["app.kubernetes.io/instance", "team"].contains(&key.as_str())
+        let tools = ["argocd.argoproj.io/", "kustomize.toolkit.fluxcd.io/"];
+        tools.iter().any(|tool| key.starts_with(tool)) || ["app.kubernetes.io/instance", "team"].contains(&key.as_str())
     });
     foreign.cloned().collect()
 }

@@ -139,8 +139,8 @@ async fn digest_rule(world: &World, name: &str) -> DynamicObject {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_is_upgraded_in_mid_copy_rolled_back_removed_taken_up_again_and_goes_with_its_namespace() {
-    let scenario = "a_release_is_upgraded_in_mid_copy_rolled_back_removed_taken_up_again_and_goes_with_its_namespace";
+async fn a_release_lives_from_its_installation_to_the_end_of_its_namespace() {
+    let scenario = "a_release_lives_from_its_installation_to_the_end_of_its_namespace";
     let Some((cluster, source, target)) = ground(scenario, &["0.1.0", "next"]).await else { return };
     follow_readme("### With Helm", &cluster).await;
     let mut world = world_around(cluster, source, target, NAME).await;
@@ -239,8 +239,8 @@ async fn say_figures(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_kubectl_installs_takes_every_sample_and_outlives_a_kill_a_drain_and_a_lack_of_memory() {
-    let scenario = "what_kubectl_installs_takes_every_sample_and_outlives_a_kill_a_drain_and_a_lack_of_memory";
+async fn what_kubectl_installs_takes_every_sample_and_outlives_kill_drain_and_lack_of_memory() {
+    let scenario = "what_kubectl_installs_takes_every_sample_and_outlives_kill_drain_and_lack_of_memory";
     let Some((cluster, source, target)) = ground(scenario, &["0.1.0"]).await else { return };
     follow_readme("### With kubectl", &cluster).await;
     let world = world_around(cluster, source, target, NAME).await;
@@ -339,9 +339,8 @@ async fn a_leader_without_memory_comes_back(world: &World) {
 const TEAMS: [&str; 2] = ["team-a", "team-b"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_for_two_namespaces_has_roles_there_only_and_copies_two_gibibytes_with_the_memory_of_the_chart() {
-    let scenario =
-        "a_release_for_two_namespaces_has_roles_there_only_and_copies_two_gibibytes_with_the_memory_of_the_chart";
+async fn two_namespaces_are_served_with_roles_there_only_and_a_layer_is_copied_that_is_larger_than_memory() {
+    let scenario = "two_namespaces_are_served_with_roles_there_only_and_a_layer_is_copied_that_is_larger_than_memory";
     let Some((cluster, source, target)) = ground(scenario, &["0.1.0"]).await else { return };
     for namespace in TEAMS.into_iter().chain(["team-c"]) {
         cluster.kubectl(&["create", "namespace", namespace]).await.expect("kubectl").ok().expect("created");

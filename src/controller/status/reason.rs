@@ -201,6 +201,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_name_is_documented() {
+        let page = include_str!("../../../docs/operating.md");
+        let names =
+            ConditionType::ALL.iter().map(|name| name.as_str()).chain(Reason::ALL.iter().map(|name| name.as_str()));
+        for name in names {
+            assert!(page.contains(&format!("\n| `{name}` | ")), "docs/operating.md has no row for {name}");
+        }
+    }
+
+    #[test]
     fn names_are_unique_and_parse() {
         for reason in Reason::ALL {
             assert_eq!(Reason::parse(reason.as_str()), Some(*reason));

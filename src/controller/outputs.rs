@@ -816,6 +816,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_namespace_that_goes_is_told_from_one_that_refuses() {
+        let world = World::new(true);
+        assert!(!world.cluster.is_ending("team").await);
+        world.server.refused.lock().unwrap().push("/api/v1/namespaces/other/".to_owned());
+        assert!(!world.cluster.is_ending("other").await);
+        world.server.ending.lock().unwrap().push("team".to_owned());
+        assert!(world.cluster.is_ending("team").await);
+    }
+
+    #[tokio::test]
     async fn a_plan_shows_the_mirror_sets_that_would_be_written() {
         let world = World::new(true);
         let found = Surveyed { finding: Finding::Missing, missing_bytes: 1, present_bytes: 0 };

@@ -17,6 +17,8 @@ pub(super) struct Server {
     objects: Mutex<BTreeMap<String, Value>>,
     /// Paths that are refused with 403.
     pub(super) refused: Mutex<Vec<String>>,
+    /// Namespaces on their way out.
+    pub(super) ending: Mutex<Vec<String>>,
     writes: Mutex<Vec<String>>,
 }
 
@@ -63,6 +65,12 @@ impl Server {
         };
         if self.refused.lock().unwrap().iter().any(|refused| path.starts_with(refused)) {
             return (StatusCode::FORBIDDEN, refusal(StatusCode::FORBIDDEN));
+        }
+        let goes = |namespace: &String| path.starts_with(&format!("/api/v1/namespaces/{namespace}/"));
+        if *method == Method::POST && self.ending.lock().unwrap().iter().any(goes) {
+            let mut answer = refusal(StatusCode::FORBIDDEN);
+            answer["details"] = json!({"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]});
+            return (StatusCode::FORBIDDEN, answer);
         }
         let mut objects = self.objects.lock().unwrap();
         if *method == Method::GET {

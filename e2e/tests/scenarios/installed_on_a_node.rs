@@ -146,6 +146,7 @@ async fn a_release_lives_from_its_installation_to_the_end_of_its_namespace() {
     let mut world = world_around(cluster, source, target, NAME).await;
     let namespace = world.namespace().to_owned();
     let api = world.mirrors(&namespace).await.expect("a client");
+    all_are_confined(&world).await;
     mirror(&world, &namespace, "set", 1).await;
 
     // An upgrade, while the copy of an image stands still in its second layer.
@@ -234,6 +235,12 @@ async fn a_release_lives_from_its_installation_to_the_end_of_its_namespace() {
     assert!(owned(&world.cluster, Kind::Digest, &namespace, "swept").await.expect("a list").is_empty());
 }
 
+async fn all_are_confined(world: &World) {
+    for pod in pods::list(world).await.expect("the pods") {
+        pods::confined(pods::process(world, &pod).expect("it runs")).expect("the kernel says so");
+    }
+}
+
 async fn say_figures(world: &World) {
     say(&pods::figures(world).await.expect("figures").join("\n"));
 }
@@ -246,9 +253,7 @@ async fn what_kubectl_installs_takes_every_sample_and_outlives_kill_drain_and_la
     let world = world_around(cluster, source, target, NAME).await;
     let enforced = "jsonpath={.metadata.labels.pod-security\\.kubernetes\\.io/enforce}";
     assert_eq!(kubectl(&world, &["get", "namespace", world.namespace(), "--output", enforced]).await, "restricted");
-    for pod in pods::list(&world).await.expect("the pods") {
-        pods::confined(pods::process(&world, &pod).expect("it runs")).expect("the kernel says so");
-    }
+    all_are_confined(&world).await;
     say_figures(&world).await;
     every_sample_is_taken(&world).await;
     the_other_pod_takes_over_from_a_killed_leader(&world).await;

@@ -2,6 +2,7 @@
 //! same time: each test has a cluster and registries of its own.
 #![cfg(test)]
 
+mod api_server_is_away;
 mod argocd_lua;
 mod arrives_bit_identical;
 mod chart;

@@ -267,7 +267,9 @@ async fn prune_and_self_heal_touch_nothing_that_the_operator_wrote() {
     let tag = json!({"name": format!("{}/first:v1", scene.world.source_host)});
     marked["spec"]["mirror"]["additionalImages"].as_array_mut().expect("a list").push(tag);
     marked["spec"]["clusterResources"] = json!({"imageTagMirrorSet": {"policy": "Apply"}, "disruption": "AllowDrain"});
-    let other = scene.image_set_mirror("second", &[&format!("second@{second}")]);
+    let mut other = scene.image_set_mirror("second", &[&format!("second@{second}")]);
+    // Beside a rule for tags of the same source a further rule drains nodes.
+    other["spec"]["clusterResources"] = json!({"disruption": "AllowDrain"});
     let commit = scene.commit(&[("first", &marked), ("second", &other)]);
     scene.follow(pruning).await;
     scene.argocd.until(MIRRORS, &commit, HEALTHY).await.expect("both are Ready");

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -100,9 +100,16 @@ pub enum Capability {
     Referrers,
     /// Mounting a blob from another repository.
     Mount,
+    /// Going on with an upload whose connection broke.
+    Resume,
 }
 
-const CAPABILITIES: usize = 2;
+const CAPABILITIES: usize = 3;
+
+/// The longest request with a part of a blob to a host that has refused a whole one.
+const FIRST_CHUNK: u64 = 64 << 20;
+/// The shortest one that is tried. What proxies allow where nobody has set anything is 1 MiB.
+const LAST_CHUNK: u64 = 512 << 10;
 
 /// Windows, holds and learnt capabilities of all hosts; one per process, shared by all clients.
 pub struct Limits {
@@ -159,6 +166,8 @@ pub struct Host {
     metadata: Arc<Semaphore>,
     held_until: Mutex<Option<Instant>>,
     capabilities: [AtomicU8; CAPABILITIES],
+    /// The most bytes of a blob in one request; zero if that is not known to be bounded.
+    chunk: AtomicU64,
 }
 
 /// The right to have one request under way; given back when dropped.
@@ -176,6 +185,7 @@ impl Host {
             metadata: window(windows.metadata),
             held_until: Mutex::new(None),
             capabilities: Default::default(),
+            chunk: AtomicU64::new(0),
         }
     }
 
@@ -224,6 +234,25 @@ impl Host {
         if let Some(slot) = self.slot(capability) {
             slot.store(if can { 2 } else { 1 }, Ordering::Relaxed);
         }
+    }
+
+    /// The most bytes of a blob that the host takes in one request, as far as it has refused more.
+    pub(super) fn chunk(&self) -> Option<u64> {
+        Some(self.chunk.load(Ordering::Relaxed)).filter(|most| *most > 0)
+    }
+
+    /// Takes note that a request with `length` bytes of a blob was too long for the host; false if that was short enough
+    /// that the length of requests cannot be the reason, which is then not believed any longer.
+    pub(super) fn shorten(&self, length: u64) -> bool {
+        if length <= LAST_CHUNK {
+            self.chunk.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let half = (length / 2).clamp(LAST_CHUNK, FIRST_CHUNK);
+        // Another transfer may have found out more in between.
+        let known = self.chunk().map_or(half, |known| known.min(half));
+        self.chunk.store(known, Ordering::Relaxed);
+        true
     }
 
     fn slot(&self, capability: Capability) -> Option<&AtomicU8> {

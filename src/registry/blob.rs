@@ -255,11 +255,13 @@ impl BlobReader {
                 },
             };
             self.reply = None;
-            self.fruitless = self.pace.slow.max(self.fruitless + 1);
+            let inner = &self.client.inner;
+            let awaited = inner.limits.host(&self.place.host).is_awaited(inner.settings.timing.outage);
+            self.fruitless = self.pace.slow.max(self.fruitless + u32::from(!awaited));
             if self.fruitless >= self.client.inner.settings.timing.resumes {
                 return Err(broken);
             }
-            sleep(self.client.inner.backoff(self.fruitless - 1)).await;
+            sleep(self.client.inner.backoff(self.fruitless.saturating_sub(1))).await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::blob::BlobReader;
 use super::policy::Reach;
 use super::reply::{Envelope, MAX_ERROR, Reply};
 use super::transport::{Ask, Payload, Place};
-use super::{Capability, ConfigError, Error, Limits, MAX_MANIFEST, Problem, SMALL_BLOB, Settings, Side, Work};
+use super::{Capability, ConfigError, Error, Limits, MAX_MANIFEST, Problem, SMALL_BLOB, Settings, Share, Side, Work};
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag, media_type};
 
 /// The header with the digest of what is sent.
@@ -29,6 +30,9 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const MAX_PAGES: usize = 16;
 /// The most entries of one list of referrers.
 const MAX_REFERRERS: usize = 10_000;
+
+/// The next number that a client is told apart by.
+static SHARES: AtomicU64 = AtomicU64::new(0);
 
 /// How a manifest is named.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +93,8 @@ impl fmt::Debug for Client {
 }
 
 pub(super) struct Inner {
+    /// What its requests are counted under where windows are shared.
+    pub(super) share: Share,
     pub(super) settings: Settings,
     pub(super) limits: Arc<Limits>,
     pub(super) user_agent: HeaderValue,
@@ -157,6 +163,7 @@ impl Client {
         let nowhere = Url::parse("https://registry.invalid/").map_err(|_never| ConfigError::NoCertificate { side })?;
         let loaded = Arc::new(Loaded { credentials: settings.credentials.clone(), generation: 0 });
         let inner = Inner {
+            share: SHARES.fetch_add(1, Ordering::Relaxed),
             settings,
             limits,
             user_agent,
@@ -375,15 +382,15 @@ impl Client {
 
     /// Begins to read a blob; waits for a place in the window of the host.
     pub async fn open_blob(&self, repository: &Repository, blob: &Descriptor) -> Result<BlobReader, Error> {
-        let permit = self.bulk(repository).await;
+        let permit = self.bulk(repository, blob.size).await;
         BlobReader::open(self, repository, blob, Some(permit)).await
     }
 
     /// A place in the window for blobs of the host of `repository`.
-    pub(super) async fn bulk(&self, repository: &Repository) -> super::Permit {
+    pub(super) async fn bulk(&self, repository: &Repository, bytes: u64) -> super::Permit {
         let first = self.places(repository, "blob").ok().and_then(|places| places.into_iter().next());
         let place = first.unwrap_or_else(|| self.home(repository));
-        self.inner.limits.host(&place.host).acquire(self.side(), Work::Bulk).await
+        self.inner.limits.host(&place.host).acquire(self.side(), Work::Bulk, self.inner.share, bytes).await
     }
 
     /// What refers to a manifest, maybe nothing; none if the registry does not keep referrers.

@@ -34,7 +34,9 @@ pub use blob::BlobReader;
 pub use client::{By, Client, PutOutcome};
 pub use credentials::{Credential, Credentials, CredentialsError};
 pub use error::{Class, Denied, Error, Problem, Refusal, Trouble};
-pub use limits::{Capability, Host, Limits, Observer, Permit, RequestEvent, Throttle, Unobserved, Windows, Work};
+pub use limits::{
+    Capability, Host, Limits, Observer, Permit, RequestEvent, Share, Throttle, Unobserved, Windows, Work,
+};
 pub use overrides::{Override, Prefix};
 pub use settings::{ConfigError, Reload, Settings, Timing, Tls};
 

@@ -157,8 +157,8 @@ pub async fn send(
         .map(|()| done);
     }
     // The source's first: see `Host::acquire`.
-    let _reading = source.bulk(from).await;
-    let _writing = target.bulk(to).await;
+    let reading = source.bulk(from, blob.size).await;
+    let writing = target.bulk(to, blob.size).await;
     let (mut session, mut reader) = (session, None);
     let (mut patience, mut reads, mut most) = (Patience::default(), 1, 0);
     loop {
@@ -190,7 +190,11 @@ pub async fn send(
             open.rewind(begun.offset());
         }
         match deliver(&mut open, &mut begun, target, blob.size, progress).await {
-            Ok(()) => return Ok(done),
+            Ok(()) => {
+                reading.succeeded(blob.size);
+                writing.succeeded(blob.size);
+                return Ok(done);
+            }
             Err(Broken::Source(error)) => {
                 abandon(Some(begun)).await;
                 return Err(error);
@@ -203,6 +207,9 @@ pub async fn send(
                 }
             }
             Err(Broken::Target(error)) => {
+                if matches!(error.problem(), Problem::Unreachable(_) | Problem::RateLimited { .. }) {
+                    writing.troubled();
+                }
                 if !target.shorten(&begun, &error)
                     && let Err(error) = patience.wait(target, error.clone()).await
                 {

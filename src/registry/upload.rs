@@ -249,7 +249,8 @@ impl Patience {
             Class::Permanent if gone || matches!(error.problem(), Problem::Unauthorized(_)) => Duration::ZERO,
             Class::Permanent => return Err(error),
         };
-        if !limited {
+        let awaited = client.inner.limits.host(&error.asked_of()).is_awaited(timing.outage);
+        if !limited && !awaited {
             self.fruitless += 1;
         }
         if self.fruitless >= timing.blob_attempts || after > timing.max_retry_after {

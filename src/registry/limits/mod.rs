@@ -3,22 +3,33 @@
 //!
 //! Nothing here depends on credentials: presence of content and tokens belong to a [`Client`](super::Client).
 
+mod health;
+mod pace;
+mod window;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Method;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::Side;
+use super::{Problem, Side};
+use health::{Admission, Health};
+use pace::Pace;
+pub use window::Share;
+use window::{Place, Window};
 
 /// The longest that a host is held for everybody; one request may be told to wait for longer.
 const MAX_HOLD: Duration = Duration::from_mins(1);
+/// A host that wants to be left alone for longer than this means everybody, and not only the one it told.
+const LONG_HOLD: Duration = Duration::from_secs(5);
 
-/// How many requests of a kind may be under way at one host.
+/// How many requests of a kind are under way at one host to begin with. From there a window grows as long as that makes
+/// the host faster, and shrinks when it asks for patience or breaks connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// Blobs read from one host at a time; each holds one frame (up to about 400 KiB) in memory. Default 6.
@@ -27,11 +38,29 @@ pub struct Windows {
     pub target_bulk: usize,
     /// Other requests to one host at a time. Default 16.
     pub metadata: usize,
+    /// The most of blobs, read or written. Default 64.
+    pub most_bulk: usize,
 }
+
+/// The most requests other than blobs at one host at a time.
+const MOST_METADATA: usize = 64;
 
 impl Default for Windows {
     fn default() -> Self {
-        Self { source_bulk: 6, target_bulk: 8, metadata: 16 }
+        Self { source_bulk: 6, target_bulk: 8, metadata: 16, most_bulk: 64 }
+    }
+}
+
+impl Windows {
+    /// Windows of which none for blobs ever has more than `most` places.
+    pub fn at_most(most: usize) -> Self {
+        let default = Self::default();
+        Self {
+            source_bulk: default.source_bulk.min(most),
+            target_bulk: default.target_bulk.min(most),
+            most_bulk: default.most_bulk.min(most),
+            ..default
+        }
     }
 }
 
@@ -131,7 +160,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Limits with these windows; a window of zero counts as one.
+    /// Limits that begin with these windows; a window of zero counts as one.
     pub fn new(windows: Windows) -> Self {
         Self::observed(windows, Arc::new(Unobserved))
     }
@@ -152,7 +181,7 @@ impl Limits {
         if let Some(known) = hosts.get(host) {
             return Arc::clone(known);
         }
-        let new = Arc::new(Host::new(self.windows));
+        let new = Arc::new(Host::new(host, self.windows));
         hosts.insert(host.to_owned(), Arc::clone(&new));
         new
     }
@@ -161,10 +190,15 @@ impl Limits {
 /// What is shared about one host.
 #[derive(Debug)]
 pub struct Host {
-    source_bulk: Arc<Semaphore>,
-    target_bulk: Arc<Semaphore>,
-    metadata: Arc<Semaphore>,
+    name: String,
+    source_bulk: Arc<Window>,
+    target_bulk: Arc<Window>,
+    metadata: Arc<Window>,
     held_until: Mutex<Option<Instant>>,
+    pace: Mutex<Pace>,
+    health: Mutex<Health>,
+    /// The health has changed.
+    changed: Notify,
     capabilities: [AtomicU8; CAPABILITIES],
     /// The most bytes of a blob in one request; zero if that is not known to be bounded.
     chunk: AtomicU64,
@@ -173,34 +207,164 @@ pub struct Host {
 /// The right to have one request under way; given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
-    _permit: Option<OwnedSemaphorePermit>,
+    _place: Place,
+    window: Arc<Window>,
+}
+
+impl Permit {
+    /// What it was for has succeeded, and moved `amount` bytes, or was one request.
+    pub(super) fn succeeded(&self, amount: u64) {
+        self.window.success(amount);
+    }
+
+    /// What it was for was broken, or refused for being too much.
+    pub(super) fn troubled(&self) {
+        self.window.trouble();
+    }
+}
+
+/// One attempt at a request, between its admission and what came of it.
+#[derive(Debug)]
+pub(super) struct Attempt<'a> {
+    host: &'a Host,
+    ended: bool,
+}
+
+impl Attempt<'_> {
+    /// The host has answered.
+    pub(super) fn answered(mut self) {
+        self.ended = true;
+        let was_down = {
+            let mut health = lock(&self.host.health);
+            let was_down = health.is_down();
+            health.answered();
+            was_down
+        };
+        lock(&self.host.pace).taken(Instant::now());
+        if was_down {
+            tracing::info!(host = self.host.name, "the registry answers again");
+            self.host.changed.notify_waiters();
+        }
+    }
+
+    /// The host has refused it because there were too many.
+    pub(super) fn refused(mut self, after: Option<Duration>) {
+        self.ended = true;
+        lock(&self.host.health).answered();
+        self.host.changed.notify_waiters();
+        let hold = lock(&self.host.pace).refused(Instant::now(), after);
+        // A long time is waited out by everybody, whoever was told first.
+        if let Some(time) = hold.or(after.filter(|after| *after > LONG_HOLD)) {
+            self.host.hold(time);
+        }
+    }
+
+    /// It has not reached the host, or was answered by something that does not reach it.
+    pub(super) fn failed(mut self, problem: &Problem) {
+        self.ended = true;
+        let went_down = {
+            let mut health = lock(&self.host.health);
+            let was_down = health.is_down();
+            health.failed(Instant::now(), problem, fastrand::f64());
+            health.is_down() && !was_down
+        };
+        if went_down {
+            tracing::warn!(host = self.host.name, "the registry does not answer: it is looked at now and then");
+        }
+        self.host.changed.notify_waiters();
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            lock(&self.host.health).unknown();
+            self.host.changed.notify_waiters();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Host {
-    fn new(windows: Windows) -> Self {
-        let window = |size: usize| Arc::new(Semaphore::new(size.clamp(1, Semaphore::MAX_PERMITS)));
+    fn new(name: &str, windows: Windows) -> Self {
         Self {
-            source_bulk: window(windows.source_bulk),
-            target_bulk: window(windows.target_bulk),
-            metadata: window(windows.metadata),
+            name: name.to_owned(),
+            source_bulk: Window::new(windows.source_bulk, windows.most_bulk),
+            target_bulk: Window::new(windows.target_bulk, windows.most_bulk),
+            metadata: Window::new(windows.metadata, MOST_METADATA),
             held_until: Mutex::new(None),
+            pace: Mutex::default(),
+            health: Mutex::default(),
+            changed: Notify::new(),
             capabilities: Default::default(),
             chunk: AtomicU64::new(0),
         }
     }
 
-    /// Waits for a place in the window.
+    /// Waits for a place in the window, of which the `share` that has got least is next; `cost` is what it is for, in bytes
+    /// or, for other requests, one.
     ///
     /// Who needs bulk permits on both sides takes the source's first: windows of the two sides are distinct even on one
     /// host, so nobody waits in a circle.
-    pub async fn acquire(&self, side: Side, work: Work) -> Permit {
+    pub async fn acquire(&self, side: Side, work: Work, share: Share, cost: u64) -> Permit {
         let window = match (work, side) {
             (Work::Metadata, _) => &self.metadata,
             (Work::Bulk, Side::Source) => &self.source_bulk,
             (Work::Bulk, Side::Target) => &self.target_bulk,
         };
-        // The semaphore is never closed, so there always is a permit.
-        Permit { _permit: Arc::clone(window).acquire_owned().await.ok() }
+        Permit { _place: window.acquire(share, cost).await, window: Arc::clone(window) }
+    }
+
+    /// How many places the windows for blobs read, blobs written and other requests have, and how many are taken.
+    pub fn windows(&self) -> [(usize, usize); 3] {
+        [&self.source_bulk, &self.target_bulk, &self.metadata].map(|window| window.gauge())
+    }
+
+    /// Waits until a request may be made: while the host is down, and at its pace.
+    ///
+    /// # Errors
+    /// What the host failed with, if it has been down for longer than `patience`.
+    pub(super) async fn admit(&self, patience: Duration) -> Result<Attempt<'_>, Problem> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before looking, so that no change in between is missed.
+            changed.as_mut().enable();
+            let admission = lock(&self.health).admit(Instant::now(), patience);
+            match admission {
+                Admission::Go => break,
+                Admission::Down(problem) => return Err(problem),
+                // Whichever comes first.
+                Admission::Wait(until) => drop(timeout_at(until, changed).await),
+            }
+        }
+        let attempt = Attempt { host: self, ended: false };
+        let now = Instant::now();
+        let at = lock(&self.pace).next(now);
+        if at > now {
+            sleep_until(at).await;
+        }
+        Ok(attempt)
+    }
+
+    /// True while the host does not answer, and is still waited for.
+    pub(super) fn is_awaited(&self, patience: Duration) -> bool {
+        lock(&self.health).is_awaited(Instant::now(), patience)
+    }
+
+    /// Waits until a request that failed may be made again: only a part of all requests may be, so that trouble does not
+    /// become a storm.
+    pub(super) async fn again(&self) {
+        loop {
+            let next = lock(&self.health).again(Instant::now());
+            match next {
+                Ok(()) => return,
+                Err(at) => sleep_until(at).await,
+            }
+        }
     }
 
     /// Keeps everybody from this host for `time`, at most a minute.

@@ -7,7 +7,7 @@
 //! where no image owns it, be it of the plan or not. A list is written after what it names, and again by the next run if that was stopped
 //! in between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use futures::FutureExt as _;
 
 use super::Engine;
 use super::image::{Image, Top, cancelled, invalid, together};
+use super::index::{Key, key};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, ManifestError, RawManifest, Repository, Tag, media_type};
 use crate::registry::{By, Client};
@@ -30,12 +31,16 @@ const LOOKUPS_AT_ONCE: usize = 8;
 /// How often a list is read again when somebody else changed it in between.
 const LIST_ATTEMPTS: usize = 3;
 
-/// Whose attachments a run has brought already: source, target, and what they are attached to.
+/// Whose attachments a run has brought already: source, target, and what they are attached to, as one key.
 #[derive(Default)]
-pub(super) struct Attached(Mutex<BTreeSet<(Repository, Repository, Digest)>>);
+pub(super) struct Attached(Mutex<HashSet<Key>>);
 
 impl Attached {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Repository, Repository, Digest)>> {
+    fn key(image: &Image<'_>, digest: &Digest) -> Key {
+        key(&Digest::of(format!("{} {} {digest}", image.source, image.target).as_bytes()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<Key>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,7 +65,7 @@ impl Engine {
     }
 
     async fn attached(&self, image: &Image<'_>, digest: &Digest) -> Result<(), Failure> {
-        let key = (image.source.clone(), image.target.clone(), digest.clone());
+        let key = Attached::key(image, digest);
         if self.attached.lock().contains(&key) {
             return Ok(());
         }

@@ -18,10 +18,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Problem, Side};
+use crate::gate::Place;
 use health::{Admission, Health};
 use pace::Pace;
 pub use window::Share;
-use window::{Place, Window};
+use window::{Fair, Window};
 
 /// The longest that a host is held for everybody; one request may be told to wait for longer.
 const MAX_HOLD: Duration = Duration::from_mins(1);
@@ -207,7 +208,7 @@ pub struct Host {
 /// The right to have one request under way; given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
-    _place: Place,
+    _place: Place<Fair>,
     window: Arc<Window>,
 }
 

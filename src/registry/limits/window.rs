@@ -1,11 +1,12 @@
 //! How many requests of one kind are under way at a host: as many as make it faster, shared fairly.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+use crate::gate::{Gate, Line, Place, Waiter};
 
 /// Who shares a window: one client, which is one side of one object.
 pub type Share = u64;
@@ -90,139 +91,93 @@ impl Size {
 /// A window of one host.
 #[derive(Debug)]
 pub(super) struct Window {
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    size: Size,
-    used: usize,
-    /// Those who wait, by who they are for. None is empty.
-    waiting: BTreeMap<Share, Queue>,
-    /// What the last one served had got when its turn came: who comes anew begins there.
-    served: u64,
-}
-
-#[derive(Debug)]
-struct Queue {
-    /// What this share has got since the window is full, in the unit of `cost`.
-    served: u64,
-    waiters: VecDeque<Waiter>,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    cost: u64,
-    granted: oneshot::Sender<Place>,
-}
-
-/// The right to have one request under way; given back when dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    window: Arc<Window>,
+    size: Mutex<Size>,
+    gate: Arc<Gate<Fair>>,
 }
 
 impl Window {
     /// A window that begins with `places` and never has more than `most`; zero counts as one.
     pub(super) fn new(places: usize, most: usize) -> Arc<Self> {
-        let state = State { size: Size::new(places, most), used: 0, waiting: BTreeMap::new(), served: 0 };
-        Arc::new(Self { state: Mutex::new(state) })
+        let size = Size::new(places, most);
+        let gate = Gate::new(size.places, Fair::default());
+        Arc::new(Self { size: Mutex::new(size), gate })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self, change: impl FnOnce(&mut Size)) {
+        let places = {
+            let mut size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = size.places;
+            change(&mut size);
+            (size.places != before).then_some(size.places)
+        };
+        if let Some(places) = places {
+            self.gate.resize(places);
+        }
     }
 
     /// Waits for a place. Among those who wait, the share that has got least of the window is next, and within a share
     /// who came first. `cost` is what will be got: bytes, or one for a request.
-    pub(super) async fn acquire(self: &Arc<Self>, share: Share, cost: u64) -> Place {
-        let granted = {
-            let mut state = self.lock();
-            if state.waiting.is_empty() && state.used < state.size.places {
-                state.used += 1;
-                return Place { window: Arc::clone(self) };
-            }
-            let (sender, granted) = oneshot::channel();
-            let served = state.served;
-            let queue = state.waiting.entry(share).or_insert_with(|| Queue { served, waiters: VecDeque::new() });
-            queue.waiters.push_back(Waiter { cost, granted: sender });
-            granted
-        };
-        // A place may have become free in between.
-        self.grant();
-        match granted.await {
-            Ok(place) => place,
-            // Waiters are dropped only with the window, which we hold.
-            Err(_never) => Place { window: Arc::clone(self) },
-        }
-    }
-
-    /// Gives free places to those who wait.
-    fn grant(self: &Arc<Self>) {
-        loop {
-            let waiter = {
-                let mut state = self.lock();
-                if state.used >= state.size.places {
-                    return;
-                }
-                let Some(waiter) = state.next() else { return };
-                state.used += 1;
-                waiter
-            };
-            // Dropping the place of one who has gone gives it back, and may come here again: the lock is not held.
-            let place = Place { window: Arc::clone(self) };
-            waiter.granted.send(place).ok();
-        }
+    pub(super) async fn acquire(&self, share: Share, cost: u64) -> Place<Fair> {
+        self.gate.enter((share, cost)).await
     }
 
     /// A request has succeeded and brought `amount` bytes, or counts as one.
-    pub(super) fn success(self: &Arc<Self>, amount: u64) {
-        let mut state = self.lock();
-        let waiting = !state.waiting.is_empty();
-        state.size.success(Instant::now(), amount, waiting);
-        drop(state);
-        self.grant();
+    pub(super) fn success(&self, amount: u64) {
+        let full = self.gate.is_full();
+        self.change(|size| size.success(Instant::now(), amount, full));
     }
 
     /// The host has asked for patience, or broken a connection.
     pub(super) fn trouble(&self) {
-        self.lock().size.trouble(Instant::now());
+        self.change(|size| size.trouble(Instant::now()));
     }
 
     /// How many places there are, and how many are taken.
     pub(super) fn gauge(&self) -> (usize, usize) {
-        let state = self.lock();
-        (state.size.places, state.used)
+        self.gate.gauge()
     }
 }
 
-impl State {
-    /// The next one whose turn it is, and who still waits.
-    fn next(&mut self) -> Option<Waiter> {
-        loop {
-            let (&share, queue) = self.waiting.iter_mut().min_by_key(|(share, queue)| (queue.served, **share))?;
-            self.served = self.served.max(queue.served);
-            let waiter = queue.waiters.pop_front();
-            if let Some(waiter) = &waiter {
-                queue.served = queue.served.saturating_add(waiter.cost);
-            }
-            if queue.waiters.is_empty() {
-                self.waiting.remove(&share);
-            }
-            match waiter {
-                Some(waiter) if !waiter.granted.is_closed() => return Some(waiter),
-                _ => {}
-            }
+/// Those who wait, by whom they are for.
+#[derive(Default)]
+pub(super) struct Fair {
+    /// None is empty.
+    queues: BTreeMap<Share, Queue>,
+    /// What the last one served had got when its turn came: who comes anew begins there.
+    served: u64,
+}
+
+struct Queue {
+    /// What this share has got since it began to wait, in the unit of the costs.
+    served: u64,
+    waiters: VecDeque<(u64, Waiter<Fair>)>,
+}
+
+impl Line for Fair {
+    /// Whom it is for, and what it costs.
+    type Ask = (Share, u64);
+
+    fn join(&mut self, (share, cost): Self::Ask, waiter: Waiter<Self>) {
+        let served = self.served;
+        let queue = self.queues.entry(share).or_insert_with(|| Queue { served, waiters: VecDeque::new() });
+        queue.waiters.push_back((cost, waiter));
+    }
+
+    fn next(&mut self) -> Option<Waiter<Self>> {
+        let (&share, queue) = self.queues.iter_mut().min_by_key(|(share, queue)| (queue.served, **share))?;
+        self.served = self.served.max(queue.served);
+        let next = queue.waiters.pop_front();
+        if let Some((cost, _)) = &next {
+            queue.served = queue.served.saturating_add(*cost);
         }
+        if queue.waiters.is_empty() {
+            self.queues.remove(&share);
+        }
+        next.map(|(_cost, waiter)| waiter)
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.window.lock();
-        state.used = state.used.saturating_sub(1);
-        drop(state);
-        self.window.grant();
+    fn is_empty(&self) -> bool {
+        self.queues.is_empty()
     }
 }
 
@@ -279,49 +234,9 @@ mod tests {
 
     #[tokio::test]
     async fn places_go_to_the_share_that_has_got_least() {
-        let window = Window::new(1, 1);
-        let first = window.acquire(0, 1).await;
+        let gate = Gate::new(1, Fair::default());
         // One object wants many large blobs, another came later and wants small ones.
-        let mut order = Vec::new();
-        let mut waiting: Vec<_> = [(1, 100), (1, 100), (1, 100), (2, 10), (2, 10), (2, 10)]
-            .into_iter()
-            .map(|(share, cost)| (share, Box::pin(window.acquire(share, cost))))
-            .collect();
-        for (_, one) in &mut waiting {
-            assert!(futures::poll!(one).is_pending());
-        }
-        drop(first);
-        while !waiting.is_empty() {
-            let mut granted = None;
-            for (index, (share, one)) in waiting.iter_mut().enumerate() {
-                if let std::task::Poll::Ready(place) = futures::poll!(one) {
-                    granted = Some((index, *share, place));
-                    break;
-                }
-            }
-            let (index, share, place) = granted.expect("somebody has the place");
-            order.push(share);
-            drop(waiting.remove(index));
-            drop(place);
-        }
-        assert_eq!(order, [1, 2, 2, 2, 1, 1]);
-    }
-
-    #[tokio::test]
-    async fn a_place_is_not_lost_with_one_who_stops_waiting() {
-        let window = Window::new(1, 1);
-        let first = window.acquire(0, 1).await;
-        let mut gone = Box::pin(window.acquire(0, 1));
-        let mut granted = Box::pin(window.acquire(0, 1));
-        let mut last = Box::pin(window.acquire(0, 1));
-        for one in [&mut gone, &mut granted, &mut last] {
-            assert!(futures::poll!(one).is_pending());
-        }
-        drop(gone);
-        drop(first);
-        // Has the place, and never looks.
-        drop(granted);
-        assert!(futures::poll!(&mut last).is_ready());
-        assert_eq!(window.gauge(), (1, 0));
+        let asks = vec![(1, 100), (1, 100), (1, 100), (2, 10), (2, 10), (2, 10)];
+        assert_eq!(crate::gate::tests::order(&gate, (0, 1), asks).await, [0, 3, 4, 5, 1, 2]);
     }
 }

@@ -7,13 +7,14 @@
 //! where no image owns it, be it of the plan or not. A list is written after what it names, and again by the next run if that was stopped
 //! in between.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use tokio::sync::OnceCell;
 
 use super::Engine;
 use super::image::{Image, Top, cancelled, invalid, together};
@@ -45,6 +46,23 @@ impl Attached {
     }
 }
 
+/// What the tags of attachments begin with.
+const OF_DIGEST: &str = "sha256-";
+
+/// The tags of one source repository that may belong to attachments; none if they are not to be had at once.
+type Listing = OnceCell<Option<BTreeSet<String>>>;
+
+/// What a run knows of the tags at the source, by repository.
+#[derive(Default)]
+pub(super) struct Listings(Mutex<HashMap<Repository, Arc<Listing>>>);
+
+impl Listings {
+    fn of(&self, repository: &Repository) -> Arc<Listing> {
+        let mut listings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(listings.entry(repository.clone()).or_default())
+    }
+}
+
 /// Who changes a list holds one of these, by the list's name: syncs of the whole process may want to add to one list,
 /// and a registry has no way to change a tag only if nobody else has. A lock, not knowledge: nothing is kept in it.
 static LISTS: [tokio::sync::Mutex<()>; 16] = [const { tokio::sync::Mutex::const_new(()) }; 16];
@@ -69,8 +87,9 @@ impl Engine {
         if self.attached.lock().contains(&key) {
             return Ok(());
         }
-        self.signature(image, digest).await?;
+        // The first to ask for referrers finds out whether there is a list of tags to be looked at.
         self.referrers(image, digest).await?;
+        self.signature(image, digest).await?;
         self.attached.lock().insert(key);
         Ok(())
     }
@@ -81,6 +100,9 @@ impl Engine {
             // Asked for by name: its item decides what is there.
             return Ok(());
         }
+        if !self.may_be_tagged(image.source, &tag).await? {
+            return Ok(());
+        }
         let Some(signature) = head(&self.source, image.source, &tag).await? else { return Ok(()) };
         let same = head(&self.target, image.target, &tag).await?.as_ref() == Some(&signature);
         if self.top(same) == Top::Present {
@@ -88,6 +110,20 @@ impl Engine {
         }
         let tree = self.tree(image, &signature, None, Top::Absent, 0).await?;
         self.commit(image, if same { By::Digest(&signature) } else { By::Tag(&tag) }, &tree, None, Top::Absent, 0).await
+    }
+
+    /// False if the source is known to have no such tag.
+    ///
+    /// A registry without a referrers API has to be asked for two tags for each image. One list of all tags of the
+    /// repository answers for all its images, where it fits into one answer.
+    async fn may_be_tagged(&self, source: &Repository, tag: &Tag) -> Result<bool, Failure> {
+        if self.source.keeps_referrers(source) != Some(false) {
+            return Ok(true);
+        }
+        let listing = self.listings.of(source);
+        let list = async || self.source.tags(source, OF_DIGEST).await.map_err(|error| error.failure());
+        let tags = listing.get_or_try_init(list).await?;
+        Ok(tags.as_ref().is_none_or(|tags| tags.contains(tag.as_str())))
     }
 
     async fn referrers(&self, image: &Image<'_>, subject: &Digest) -> Result<(), Failure> {
@@ -139,6 +175,9 @@ impl Engine {
             return Ok(listed);
         }
         let tag = Tag::of_digest(subject);
+        if !self.may_be_tagged(image.source, &tag).await? {
+            return Ok(Vec::new());
+        }
         let list = self.source.manifest(image.source, By::Tag(&tag)).await.map_err(|error| error.failure())?;
         // The image itself, because it is pulled by digest.
         let Some(list) = list.filter(|list| list.digest() != subject) else { return Ok(Vec::new()) };

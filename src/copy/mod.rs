@@ -198,8 +198,8 @@ pub trait Known: Send + Sync {
 /// Items that are looked at together. Most of their time is spent waiting for one answer.
 const ITEMS_AT_ONCE: usize = 16;
 
-/// Blobs that are held whole at the same time: 8 MiB at most.
-const SMALL_AT_ONCE: usize = 32;
+/// Blobs that are held whole at the same time: 4 MiB at most.
+const SMALL_AT_ONCE: usize = 16;
 
 /// Copies one plan; made anew for each sync.
 pub struct Engine {
@@ -213,6 +213,7 @@ pub struct Engine {
     manifests: Claims,
     trees: image::Trees,
     attached: attachments::Attached,
+    listings: attachments::Listings,
 }
 
 /// Counts of one item, filled from concurrent transfers.
@@ -251,6 +252,7 @@ impl Engine {
             manifests: Claims::new(Sharing::Apart),
             trees: image::Trees::default(),
             attached: attachments::Attached::default(),
+            listings: attachments::Listings::default(),
         }
     }
 

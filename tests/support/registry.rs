@@ -488,6 +488,16 @@ impl Shared {
         answer(200, &[("content-type", "application/vnd.oci.image.index.v1+json")], index.to_string())
     }
 
+    fn tag_list(&self, repository: &str) -> Response {
+        let content = self.content.lock().unwrap();
+        let names = content.manifests.keys().filter(|(place, name)| place == repository && !name.contains(':'));
+        let tags: Vec<_> = names.map(|(_, name)| name.clone()).collect();
+        if tags.is_empty() {
+            return error(404, "NAME_UNKNOWN", "no such repository");
+        }
+        answer(200, &[], serde_json::json!({"name": repository, "tags": tags}).to_string())
+    }
+
     fn token(&self, seen: &Seen) -> Response {
         let Login::Bearer { user, .. } = self.login.lock().unwrap().clone() else { return error(404, "UNKNOWN", "") };
         if let Some(user) = user {
@@ -534,6 +544,9 @@ impl Shared {
         let Some(rest) = seen.path.strip_prefix("/v2/") else { return error(404, "UNKNOWN", "no such page") };
         if let Some((repository, name)) = rest.split_once("/manifests/") {
             return self.manifests(seen, repository, name);
+        }
+        if let Some(repository) = rest.strip_suffix("/tags/list") {
+            return self.tag_list(repository);
         }
         if let Some((repository, subject)) = rest.split_once("/referrers/") {
             return self.referrers(repository, subject);

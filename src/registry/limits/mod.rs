@@ -9,7 +9,7 @@ mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -201,8 +201,24 @@ pub struct Host {
     /// The health has changed.
     changed: Notify,
     capabilities: [AtomicU8; CAPABILITIES],
+    /// Somebody has asked for referrers, or is just asking.
+    asked: AtomicBool,
+    asking: tokio::sync::Mutex<()>,
     /// The most bytes of a blob in one request; zero if that is not known to be bounded.
     chunk: AtomicU64,
+}
+
+/// The first request that finds out what a host can do, while it goes on.
+#[derive(Debug)]
+pub(super) struct FindingOut<'a> {
+    asked: &'a AtomicBool,
+    _alone: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Drop for FindingOut<'_> {
+    fn drop(&mut self) {
+        self.asked.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The right to have one request under way; given back when dropped.
@@ -301,6 +317,8 @@ impl Host {
             health: Mutex::default(),
             changed: Notify::new(),
             capabilities: Default::default(),
+            asked: AtomicBool::new(false),
+            asking: tokio::sync::Mutex::default(),
             chunk: AtomicU64::new(0),
         }
     }
@@ -399,6 +417,17 @@ impl Host {
         if let Some(slot) = self.slot(capability) {
             slot.store(if can { 2 } else { 1 }, Ordering::Relaxed);
         }
+    }
+
+    /// Whoever is the first to find out whether the host keeps referrers holds this while asking, and others wait for that.
+    /// None once it is known, or was asked and did not become known.
+    pub(super) async fn find_out_about_referrers(&self) -> Option<FindingOut<'_>> {
+        let asked = || self.can(Capability::Referrers).is_some() || self.asked.load(Ordering::Relaxed);
+        if asked() {
+            return None;
+        }
+        let alone = self.asking.lock().await;
+        (!asked()).then(|| FindingOut { asked: &self.asked, _alone: alone })
     }
 
     /// The most bytes of a blob that the host takes in one request, as far as it has refused more.

@@ -67,14 +67,14 @@ impl Flavour {
         }
     }
 
-    fn config(self) -> &'static str {
+    pub(crate) fn config(self) -> &'static str {
         match self {
             Self::Oci => "application/vnd.oci.image.config.v1+json",
             Self::Docker => "application/vnd.docker.container.image.v1+json",
         }
     }
 
-    fn layer(self) -> &'static str {
+    pub(crate) fn layer(self) -> &'static str {
         match self {
             Self::Oci => "application/vnd.oci.image.layer.v1.tar+gzip",
             Self::Docker => "application/vnd.docker.image.rootfs.diff.tar.gzip",

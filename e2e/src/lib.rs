@@ -25,4 +25,5 @@ pub mod registry;
 pub mod token;
 pub mod tools;
 pub mod wait;
+pub mod workload;
 pub mod world;

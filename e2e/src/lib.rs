@@ -6,7 +6,7 @@
 //! mirror sets. Everything ends with the test process, however it ends ([`process`]).
 
 pub mod argocd;
-mod background;
+pub mod background;
 pub mod chart;
 pub mod cluster;
 pub mod container;
@@ -22,6 +22,7 @@ pub mod process;
 pub mod proxy;
 pub mod rbac;
 pub mod registry;
+pub mod relay;
 pub mod token;
 pub mod tools;
 pub mod wait;

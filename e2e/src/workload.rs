@@ -58,6 +58,11 @@ impl Workload {
         if self.layout == Layout::Indexes { self.images * ARCHITECTURES.len() } else { self.images }
     }
 
+    /// The tag of an image, or index.
+    pub fn tag(&self, image: usize) -> String {
+        format!("v{}", if self.layout == Layout::Indexes { 1 } else { image })
+    }
+
     fn repository(&self, image: usize) -> String {
         if self.layout == Layout::Together {
             "release/all".to_owned()
@@ -103,7 +108,7 @@ impl Workload {
                 let manifest = if self.layout == Layout::Indexes {
                     self.push_index(registry, &repository, image).await?
                 } else {
-                    self.push_manifest(registry, &repository, &format!("v{image}"), image, "amd64").await?
+                    self.push_manifest(registry, &repository, &self.tag(image), image, "amd64").await?
                 };
                 anyhow::Ok((repository, manifest))
             })
@@ -134,8 +139,8 @@ impl Workload {
             }));
         }
         let media_type = crate::image::OCI_INDEX;
-        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
-        Ok(registry.put_manifest(repository, "v1", media_type, &index).await?.0)
+        let list = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
+        Ok(registry.put_manifest(repository, &self.tag(index), media_type, &list).await?.0)
     }
 
     async fn push_manifest(

@@ -37,24 +37,10 @@ struct Counts {
 fn counts(requests: &[LoggedRequest]) -> Counts {
     let mut counts = Counts::default();
     for request in requests {
-        let (method, path) = (request.method.as_str(), request.path.as_str());
-        if path.contains("/imageset-mirror/state/") {
-            counts.state += 1;
-            continue;
+        match request.kind() {
+            "state" => counts.state += 1,
+            kind => *counts.kinds.entry(kind).or_default() += 1,
         }
-        let kind = match method {
-            "HEAD" if path.contains("/manifests/") => "look",
-            "GET" if path.contains("/manifests/") => "manifest",
-            "GET" if path.contains("/blobs/sha256:") => "blob",
-            "POST" if request.status == 201 => "mount",
-            "POST" => "begin",
-            "PUT" if path.contains("/blobs/uploads/") => "send",
-            "PUT" => "put",
-            "GET" if path.contains("/tags/list") => "tags",
-            "GET" if path.contains("/referrers/") => "referrers",
-            _ => "other",
-        };
-        *counts.kinds.entry(kind).or_default() += 1;
     }
     counts
 }

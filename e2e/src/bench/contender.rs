@@ -115,8 +115,8 @@ impl Contender {
             Self::Ours => launch.commands.push(ours(items, route, run, "skip")?),
             Self::OursAttachments => launch.commands.push(ours(items, route, run, "copy")?),
             Self::OcMirror => {
-                let lines: String = self.pairs(items, route).map(|(from, to)| format!("{from} {to}\n")).collect();
-                launch.stdin = Some(run.write("images", lines)?);
+                let lines: Vec<String> = self.pairs(items, route).map(|(from, to)| format!("{from} {to}")).collect();
+                launch.stdin = Some(run.write("images", lines.join("\n"))?);
                 // As oc-mirror writes it.
                 run.write("registries.d/default.yaml", "default-docker:\n  use-sigstore-attachments: true\n")?;
                 let cache = run.folder("cache")?;
@@ -182,7 +182,7 @@ impl Contender {
         let mut text = "version: 1\ncreds:\n".to_owned();
         // Writing into a string does not fail.
         for host in [&route.source, &route.target] {
-            write!(text, "  - registry: {host}\n").ok();
+            writeln!(text, "  - registry: {host}").ok();
             match &route.ca {
                 Some(pem) => {
                     text.push_str("    regcert: |\n");
@@ -199,7 +199,7 @@ impl Contender {
         }
         text.push_str("sync:\n");
         for (from, to) in self.pairs(items, route) {
-            write!(text, "  - source: {from}\n    target: {to}\n    type: image\n").ok();
+            writeln!(text, "  - source: {from}\n    target: {to}\n    type: image").ok();
         }
         text
     }
@@ -209,7 +209,7 @@ fn ours(items: &[Item], route: &Route, run: &RunFolder, attachments: &str) -> Re
     let head = "apiVersion: mirror.openshift.io/v2alpha1\nkind: ImageSetConfiguration\nmirror:\n  additionalImages:\n";
     let mut file = head.to_owned();
     for item in items {
-        write!(file, "  - name: {}/{}@{}\n", route.source, item.repository, item.digest)?;
+        writeln!(file, "  - name: {}/{}@{}", route.source, item.repository, item.digest)?;
     }
     let file = run.write("imageset.yaml", file)?;
     let mut command = vec![text(&e2e::operator::binary()?), "mirror".to_owned(), "-f".to_owned(), text(&file)];
@@ -228,10 +228,10 @@ fn skopeo(items: &[Item], route: &Route) -> String {
     for item in items {
         // Writing into a string does not fail.
         if item.repository != last {
-            write!(text, "    {}:\n", item.repository).ok();
+            writeln!(text, "    {}:", item.repository).ok();
             last = &item.repository;
         }
-        write!(text, "      - {}\n", item.tag).ok();
+        writeln!(text, "      - {}", item.tag).ok();
     }
     text
 }

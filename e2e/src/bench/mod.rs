@@ -336,7 +336,9 @@ impl Line {
             }
             Variant::Narrow => {
                 let proxies = [Proxy::start(from)?, Proxy::start(to)?];
-                proxies.iter().for_each(|proxy| proxy.throttle(Some(NARROW)));
+                for proxy in &proxies {
+                    proxy.throttle(Some(NARROW));
+                }
                 Self::Narrow(proxies)
             }
         })

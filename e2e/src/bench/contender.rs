@@ -160,7 +160,8 @@ impl Contender {
                 let file = run.write("sync.yaml", skopeo(items, route))?;
                 let mut command = vec![text(&program)];
                 command.extend(
-                    ["--insecure-policy", "sync", "--all", "--src", "yaml", "--dest", "docker"].map(String::from),
+                    ["--insecure-policy", "sync", "--all", "--preserve-digests", "--src", "yaml", "--dest", "docker"]
+                        .map(String::from),
                 );
                 command.push(format!("--dest-tls-verify={}", route.ca.is_some()));
                 command.extend([text(&file), format!("{}/{PREFIX}", route.target)]);

@@ -238,13 +238,11 @@ impl Bench {
                 .connections()
                 .map_or(counted, |now| usize::try_from(now - connections.unwrap_or_default()).unwrap_or(usize::MAX));
             let [source, written] = requests(&self.source, &target, marks).await?;
-            let void = match missing(&target.remote()?, contender, &self.items).await {
-                Err(error) => Some(format!("{error:#}")),
-                Ok(()) if cost.failed > 0 => {
-                    Some(format!("exit codes: {}", e2e::process::tail(&run.path().join("output"))))
-                }
-                Ok(()) => None,
-            };
+            let missed = missing(&target.remote()?, contender, &self.items).await.err();
+            let void = (missed.is_some() || cost.failed > 0).then(|| {
+                let said = e2e::process::tail(&run.path().join("output"));
+                format!("{}; it said: {said}", missed.map_or_else(|| "it failed".to_owned(), |error| error.to_string()))
+            });
             let sample = Sample {
                 cost,
                 source: kinds(&source),

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help build lint fmt test unit e2e e2e-argocd tools demo image manifests install.yaml
+.PHONY: help build lint fmt test unit e2e e2e-argocd tools demo bench image manifests install.yaml
 
 # The one place outside the repository that anything is kept in.
 CACHE_ROOT := $(if $(IMAGESET_MIRROR_CACHE),$(IMAGESET_MIRROR_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/imageset-mirror)
@@ -49,6 +49,12 @@ image: build ## Build the operator's image as an OCI layout in target/image, wit
 
 demo: build tools ## Show the whole thing on this machine; KEEP=1 leaves it running
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --locked -p e2e -- demo
+
+bench: ## Compare with its peers in requests, time, processors and memory; writes e2e/bench/RESULTS.md (about an hour; BENCH="--runs 1" for less)
+	cargo build --release --locked
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench --output e2e/bench/RESULTS.md $(BENCH)
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-recheck
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-huge
 
 manifests: ## Regenerate crds/, config/ and the generated parts of the chart
 	UPDATE=1 cargo test --locked --test crds

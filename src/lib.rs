@@ -15,6 +15,7 @@ pub mod copy;
 pub mod failure;
 pub mod fetch;
 pub mod file;
+pub mod gate;
 pub mod lease;
 pub mod metrics;
 pub mod oci;

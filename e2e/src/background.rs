@@ -11,14 +11,17 @@ use tokio::sync::oneshot;
 
 /// Runs one future on its own thread until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Background {
+pub struct Background {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Background {
     /// Starts `serve` on a new thread.
-    pub(crate) fn start<F, Fut>(name: &str, serve: F) -> Result<Self>
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start<F, Fut>(name: &str, serve: F) -> Result<Self>
     where
         F: FnOnce() -> Fut + Send + 'static,
         Fut: Future<Output = ()>,

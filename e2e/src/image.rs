@@ -74,14 +74,16 @@ impl Flavour {
         }
     }
 
-    fn config(self) -> &'static str {
+    /// The type of a config.
+    pub fn config(self) -> &'static str {
         match self {
             Self::Oci => "application/vnd.oci.image.config.v1+json",
             Self::Docker => "application/vnd.docker.container.image.v1+json",
         }
     }
 
-    fn layer(self) -> &'static str {
+    /// The type of a layer.
+    pub fn layer(self) -> &'static str {
         match self {
             Self::Oci => "application/vnd.oci.image.layer.v1.tar+gzip",
             Self::Docker => "application/vnd.docker.image.rootfs.diff.tar.gzip",

@@ -6,7 +6,7 @@
 //! mirror sets. Everything ends with the test process, however it ends ([`process`]).
 
 pub mod argocd;
-mod background;
+pub mod background;
 pub mod chart;
 pub mod cluster;
 pub mod container;
@@ -24,7 +24,9 @@ pub mod proxy;
 pub mod rbac;
 pub mod readme;
 pub mod registry;
+pub mod relay;
 pub mod token;
 pub mod tools;
 pub mod wait;
+pub mod workload;
 pub mod world;

@@ -13,6 +13,7 @@ use e2e::registry::Registry;
 use e2e::world::Setup;
 use e2e::{argocd, manifests, tools};
 
+mod bench;
 mod demo;
 mod make_image;
 mod rest;
@@ -57,6 +58,23 @@ enum Action {
     },
     /// Mirror images into a registry with the real operator; with KEEP=1 everything stays up until Ctrl-C
     Demo,
+    /// Measure ours and its peers side by side; the whole takes about an hour
+    Bench(bench::BenchArgs),
+    /// Measure what it costs to check many images that are all there
+    BenchRecheck {
+        /// How many.
+        #[arg(long, default_value_t = 10_000)]
+        images: usize,
+    },
+    /// Measure one layer that never touches a disk
+    BenchHuge {
+        /// How large, in MiB.
+        #[arg(long, default_value_t = 10 * 1024)]
+        mebibytes: u64,
+    },
+    /// The process between the benchmark and what it measures
+    #[command(hide = true)]
+    Launch,
     /// Measure what the operator costs with many complete objects
     Rest {
         /// How many.
@@ -106,9 +124,19 @@ fn run(action: &Action) -> Result<()> {
         Action::Image => make_image::run(),
         Action::Up { node } => with_servers(up(*node)),
         Action::Demo => with_servers(demo::run()),
+        Action::Bench(args) => with_operator(bench::run(args)),
+        Action::BenchRecheck { images } => with_operator(bench::recheck(*images)),
+        Action::BenchHuge { mebibytes } => with_operator(bench::huge(*mebibytes)),
+        Action::Launch => bench::launch(),
         Action::Rest { objects } => with_servers(rest::run(*objects)),
         Action::Takeover { rounds } => with_servers(takeover::run(*rounds)),
     }
+}
+
+/// Runs what needs the built operator, and starts servers.
+fn with_operator(work: impl Future<Output = Result<()>>) -> Result<()> {
+    build_operator()?;
+    with_servers(work)
 }
 
 /// Runs what starts servers. Ctrl-C drops the work, and with it every process and folder.

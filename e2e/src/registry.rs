@@ -430,6 +430,29 @@ impl LoggedRequest {
     pub fn is_write(&self) -> bool {
         !matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS")
     }
+
+    /// What it is about, in a word: the kinds that requests of a copy are counted by.
+    pub fn kind(&self) -> &'static str {
+        let path = self.path.as_str();
+        if path.contains("/imageset-mirror/state/") {
+            return "state";
+        }
+        match self.method.as_str() {
+            "HEAD" if path.contains("/manifests/") => "look",
+            "GET" if path.contains("/manifests/") => "manifest",
+            "HEAD" if path.contains("/blobs/") => "look for blob",
+            "GET" if path.contains("/blobs/sha256:") => "blob",
+            "POST" if self.status == 201 => "mount",
+            "POST" => "begin",
+            "PATCH" => "chunk",
+            "PUT" if path.contains("/blobs/uploads/") => "send",
+            "PUT" => "put",
+            "GET" if path.contains("/tags/list") => "tags",
+            "GET" if path.contains("/referrers/") => "referrers",
+            "GET" if path == "/v2/" => "ping",
+            _ => "other",
+        }
+    }
 }
 
 /// `127.0.0.1 - - [time] "GET /v2/ HTTP/1.1" 200 2 "referer" "agent"`

@@ -73,6 +73,14 @@ pub enum Tool {
     CniHostLocal,
     /// Our own helper of the node.
     Node,
+    /// A peer of the benchmark.
+    Crane,
+    /// A peer of the benchmark.
+    Regsync,
+    /// A peer of the benchmark.
+    Oras,
+    /// A peer of the benchmark: the library that oc-mirror copies with.
+    ImageCopy,
 }
 
 /// How a program is built.
@@ -180,7 +188,25 @@ impl Tool {
             Tool::CniBridge => cni("bridge", "github.com/containernetworking/plugins/plugins/main/bridge"),
             Tool::CniHostLocal => cni("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
             Tool::Node => plain("node", ".", "of this tree", "some seconds"),
+            Tool::Crane => {
+                plain("crane", "github.com/google/go-containerregistry/cmd/crane", "v0.22.1", "about half a minute")
+            }
+            Tool::Regsync => {
+                plain("regsync", "github.com/regclient/regclient/cmd/regsync", "v0.11.7", "about half a minute")
+            }
+            Tool::Oras => plain("oras", "oras.land/oras/cmd/oras", "v1.3.6", "about half a minute"),
+            Tool::ImageCopy => Recipe {
+                tags: "containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper",
+                // Its cache is a database in C.
+                cgo: true,
+                ..plain("imagecopy", ".", "v5.42.0", "about 2 minutes")
+            },
         }
+    }
+
+    /// Its pinned version.
+    pub fn version(self) -> &'static str {
+        self.recipe().version
     }
 }
 
@@ -429,7 +455,10 @@ fn build(recipe: &Recipe, folder: &Path) -> Result<()> {
     let mut flags = link_flags(recipe.module);
     if recipe.cgo {
         flags.push_str(" -linkmode external -extldflags -static");
-        with_libseccomp(&mut command)?;
+        command.env("CGO_ENABLED", "1");
+        if recipe.module == Tool::Runc.recipe().module {
+            with_libseccomp(&mut command)?;
+        }
     }
     command.args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"]);
     command.args(["-tags", recipe.tags, "-ldflags", &flags, "-o"]);
@@ -464,7 +493,6 @@ const SECCOMP_HEADER: &str = "/usr/include/seccomp.h";
 
 /// Lets a build find libseccomp: the installed one, else Debian's package, unpacked into the cache.
 fn with_libseccomp(command: &mut Command) -> Result<()> {
-    command.env("CGO_ENABLED", "1");
     // The flags below say it all, so that pkg-config need not be there.
     command.env("PKG_CONFIG", "true");
     if Path::new(SECCOMP_HEADER).exists() {
@@ -503,6 +531,36 @@ pub fn redis() -> Result<(PathBuf, Option<PathBuf>)> {
     )?;
     let libraries = folder.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
     Ok((folder.join("usr/bin/redis-server"), Some(libraries)))
+}
+
+/// What `skopeo` runs with that a plain system lacks.
+const SKOPEO: [&str; 5] = ["skopeo", "libgpgme11", "libassuan0", "libgpg-error0", "libdevmapper1.02.1"];
+
+/// Debian's skopeo, or the installed one, and the folders of the libraries that it needs besides the system's.
+///
+/// # Errors
+/// When it is not installed, and there is no apt-get to fetch it.
+pub fn skopeo() -> Result<(PathBuf, Option<String>)> {
+    if found("skopeo") {
+        return Ok((PathBuf::from("skopeo"), None));
+    }
+    ensure!(found("apt-get") && found("dpkg-deb"), "skopeo is not installed, and there is no apt-get to fetch it");
+    let folder = debian("skopeo", &SKOPEO, "to compare with")?;
+    let libraries = ["usr/lib", "lib"]
+        .map(|lib| folder.join(lib).join(format!("{}-linux-gnu", std::env::consts::ARCH)).display().to_string());
+    Ok((folder.join("usr/bin/skopeo"), Some(libraries.join(":"))))
+}
+
+/// What skopeo says of its version.
+///
+/// # Errors
+/// When it does not run.
+pub fn skopeo_version() -> Result<String> {
+    let (program, libraries) = skopeo()?;
+    let mut command = Command::new(program);
+    command.arg("--version").envs(libraries.map(|libraries| ("LD_LIBRARY_PATH", libraries)));
+    let output = command.output().context("running skopeo")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().replace("skopeo version ", ""))
 }
 
 /// Debian's packages, unpacked into a folder of the cache.

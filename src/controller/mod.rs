@@ -199,11 +199,7 @@ pub async fn run(
             all.filter_map(|guard| guard.0.as_ref().ok().cloned().map(Arc::new)).collect()
         }
     };
-    let mut windows = Windows::default();
-    if let Some(concurrency) = settings.concurrency {
-        windows.source_bulk = concurrency.get();
-        windows.target_bulk = concurrency.get();
-    }
+    let windows = settings.concurrency.map_or_else(Windows::default, |most| Windows::at_most(most.get()));
     let limits = Arc::new(Limits::observed(windows, Arc::new(RegistryObserver::new(metrics.clone()))));
     let worker = Arc::new(Worker {
         access: Access::new(client.clone(), limits),

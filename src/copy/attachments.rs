@@ -7,16 +7,18 @@
 //! where no image owns it, be it of the plan or not. A list is written after what it names, and again by the next run if that was stopped
 //! in between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use tokio::sync::OnceCell;
 
 use super::Engine;
 use super::image::{Image, Top, cancelled, invalid, together};
+use super::index::{Key, key};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, ManifestError, RawManifest, Repository, Tag, media_type};
 use crate::registry::{By, Client};
@@ -30,13 +32,34 @@ const LOOKUPS_AT_ONCE: usize = 8;
 /// How often a list is read again when somebody else changed it in between.
 const LIST_ATTEMPTS: usize = 3;
 
-/// Whose attachments a run has brought already: source, target, and what they are attached to.
+/// Whose attachments a run has brought already: source, target, and what they are attached to, as one key.
 #[derive(Default)]
-pub(super) struct Attached(Mutex<BTreeSet<(Repository, Repository, Digest)>>);
+pub(super) struct Attached(Mutex<HashSet<Key>>);
 
 impl Attached {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Repository, Repository, Digest)>> {
+    fn key(image: &Image<'_>, digest: &Digest) -> Key {
+        key(&Digest::of(format!("{} {} {digest}", image.source, image.target).as_bytes()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<Key>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the tags of attachments begin with.
+const OF_DIGEST: &str = "sha256-";
+
+/// The tags of one source repository that may belong to attachments; none if they are not to be had at once.
+type Listing = OnceCell<Option<BTreeSet<String>>>;
+
+/// What a run knows of the tags at the source, by repository.
+#[derive(Default)]
+pub(super) struct Listings(Mutex<HashMap<Repository, Arc<Listing>>>);
+
+impl Listings {
+    fn of(&self, repository: &Repository) -> Arc<Listing> {
+        let mut listings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(listings.entry(repository.clone()).or_default())
     }
 }
 
@@ -60,12 +83,13 @@ impl Engine {
     }
 
     async fn attached(&self, image: &Image<'_>, digest: &Digest) -> Result<(), Failure> {
-        let key = (image.source.clone(), image.target.clone(), digest.clone());
+        let key = Attached::key(image, digest);
         if self.attached.lock().contains(&key) {
             return Ok(());
         }
-        self.signature(image, digest).await?;
+        // The first to ask for referrers finds out whether there is a list of tags to be looked at.
         self.referrers(image, digest).await?;
+        self.signature(image, digest).await?;
         self.attached.lock().insert(key);
         Ok(())
     }
@@ -76,6 +100,9 @@ impl Engine {
             // Asked for by name: its item decides what is there.
             return Ok(());
         }
+        if !self.may_be_tagged(image.source, &tag).await? {
+            return Ok(());
+        }
         let Some(signature) = head(&self.source, image.source, &tag).await? else { return Ok(()) };
         let same = head(&self.target, image.target, &tag).await?.as_ref() == Some(&signature);
         if self.top(same) == Top::Present {
@@ -83,6 +110,20 @@ impl Engine {
         }
         let tree = self.tree(image, &signature, None, Top::Absent, 0).await?;
         self.commit(image, if same { By::Digest(&signature) } else { By::Tag(&tag) }, &tree, None, Top::Absent, 0).await
+    }
+
+    /// False if the source is known to have no such tag.
+    ///
+    /// A registry without a referrers API has to be asked for two tags for each image. One list of all tags of the
+    /// repository answers for all its images, where it fits into one answer.
+    async fn may_be_tagged(&self, source: &Repository, tag: &Tag) -> Result<bool, Failure> {
+        if self.source.keeps_referrers(source) != Some(false) {
+            return Ok(true);
+        }
+        let listing = self.listings.of(source);
+        let list = async || self.source.tags(source, OF_DIGEST).await.map_err(|error| error.failure());
+        let tags = listing.get_or_try_init(list).await?;
+        Ok(tags.as_ref().is_none_or(|tags| tags.contains(tag.as_str())))
     }
 
     async fn referrers(&self, image: &Image<'_>, subject: &Digest) -> Result<(), Failure> {
@@ -134,6 +175,9 @@ impl Engine {
             return Ok(listed);
         }
         let tag = Tag::of_digest(subject);
+        if !self.may_be_tagged(image.source, &tag).await? {
+            return Ok(Vec::new());
+        }
         let list = self.source.manifest(image.source, By::Tag(&tag)).await.map_err(|error| error.failure())?;
         // The image itself, because it is pulled by digest.
         let Some(list) = list.filter(|list| list.digest() != subject) else { return Ok(Vec::new()) };

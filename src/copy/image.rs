@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::claims::Turn;
+use super::transfers::Transfer;
 use super::{Attachments, Engine, Observe, Run, Tally, Trust};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
 use crate::plan::PlanItem;
-use crate::registry::{self, By, Client, Progress, PutOutcome, Side, Transferred, transfer};
+use crate::registry::{self, By, Client, Offer, Progress, PutOutcome, SMALL_BLOB, Side, UploadSession, offer, send};
 
 /// Indexes within indexes; real ones have one level.
 const MAX_DEPTH: usize = 4;
@@ -25,6 +26,8 @@ const PARTS_AT_ONCE: usize = 8;
 /// One item on its way: where from, where to.
 pub(super) struct Image<'a> {
     pub(super) run: &'a Run<'a>,
+    /// Its place in the plan.
+    pub(super) number: usize,
     pub(super) source: &'a Repository,
     pub(super) target: &'a Repository,
     /// Only some platforms of its index are copied.
@@ -66,6 +69,7 @@ impl Engine {
         &self,
         run: &Run<'_>,
         item: &PlanItem,
+        number: usize,
         gates: &[watch::Sender<Option<bool>>],
         tally: &Tally,
     ) -> Result<(), Failure> {
@@ -77,6 +81,7 @@ impl Engine {
         };
         let image = Image {
             run,
+            number,
             source: asked.named.repository(),
             target: item.destination.repository(),
             filtered: !item.platforms.is_empty(),
@@ -219,34 +224,71 @@ impl Engine {
             }
             Turn::Yours { claim, home } => (claim, home),
         };
-        // The permit is only for bytes; closed semaphores do not happen, and would mean that the engine is gone.
-        let _permit = self.bulk.acquire().await.map_err(|_closed| cancelled())?;
         if image.run.stop.drain.is_cancelled() {
             return Err(cancelled());
         }
+        // Most likely it takes one request, which does not wait behind bytes.
+        let offered = match &home {
+            Some(home) => Some(self.offer(image, blob, home).await?),
+            None => None,
+        };
+        let wrote = match offered {
+            Some(Offer::Mounted) => {
+                add(&image.tally.mounted, blob.size);
+                true
+            }
+            Some(Offer::Present) => {
+                add(&image.tally.present, blob.size);
+                false
+            }
+            Some(Offer::Wanted(session)) => self.move_blob(image, blob, session).await?,
+            None => self.move_blob(image, blob, None).await?,
+        };
+        image.tally.wrote.fetch_or(wrote, Ordering::Relaxed);
+        claim.done();
+        Ok(())
+    }
+
+    async fn offer(&self, image: &Image<'_>, blob: &Descriptor, home: &Repository) -> Result<Offer, Failure> {
+        offer(&self.target, image.target, blob, home).await.map_err(|error| error.failure())
+    }
+
+    /// Sends a blob when its turn comes, unless its repository turns out to have it; true if it was sent.
+    async fn move_blob(
+        &self,
+        image: &Image<'_>,
+        blob: &Descriptor,
+        session: Option<Box<UploadSession>>,
+    ) -> Result<bool, Failure> {
+        let turn = Transfer { digest: blob.digest.clone(), size: blob.size, item: image.number };
+        let _place = if blob.size > SMALL_BLOB { Some(self.bulk.enter(turn).await) } else { None };
+        // Small ones are requests like others, but are held whole.
+        let _held = match blob.size {
+            0..=SMALL_BLOB => self.small.acquire().await.ok(),
+            _ => None,
+        };
+        if image.run.stop.drain.is_cancelled() {
+            return Err(cancelled());
+        }
+        let session = match session {
+            Some(session) => Some(session),
+            // Mounting from the repository itself asks whether the blob is there and opens the upload if it is not.
+            None => match self.offer(image, blob, image.target).await? {
+                Offer::Wanted(session) => session,
+                Offer::Present | Offer::Mounted => {
+                    add(&image.tally.present, blob.size);
+                    return Ok(false);
+                }
+            },
+        };
         let _moving = Moving::new(image.run.observe);
         let count = |bytes: u64| {
             add(&image.tally.uploaded, bytes);
             image.run.observe.uploaded(bytes);
         };
-        // Mounting from the repository itself asks whether the blob is there and opens the upload if it is not.
-        let from = home.as_ref().unwrap_or(image.target);
         let progress = Progress { on_bytes: &count, throttles: &self.throttles };
-        let moved = transfer(&self.source, image.source, &self.target, image.target, blob, Some(from), progress).await;
-        let wrote = match moved.map_err(|error| error.failure())? {
-            Transferred::Mounted if home.is_some() => {
-                add(&image.tally.mounted, blob.size);
-                true
-            }
-            Transferred::Mounted | Transferred::Present => {
-                add(&image.tally.present, blob.size);
-                false
-            }
-            Transferred::Uploaded { .. } => true,
-        };
-        image.tally.wrote.fetch_or(wrote, Ordering::Relaxed);
-        claim.done();
-        Ok(())
+        let sent = send(&self.source, image.source, &self.target, image.target, blob, session, progress).await;
+        sent.map(|_how| true).map_err(|error| error.failure())
     }
 
     /// Puts a manifest whose content is complete, unless it is there, and lists it with what it refers to.

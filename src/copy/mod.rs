@@ -10,7 +10,9 @@
 mod attachments;
 mod claims;
 mod image;
+mod index;
 mod survey;
+mod transfers;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -24,12 +26,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Reason};
+use crate::gate::Gate;
 use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::plan::{Plan, PlanItem, TargetId};
 use crate::registry::{Client, Throttle};
 
-use claims::{Claims, Sharing};
+pub use claims::{Claim, Claims, Sharing, Turn};
 pub use survey::{Finding, Survey, Surveyed};
+use transfers::Transfers;
 
 /// How one item ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,17 +198,22 @@ pub trait Known: Send + Sync {
 /// Items that are looked at together. Most of their time is spent waiting for one answer.
 const ITEMS_AT_ONCE: usize = 16;
 
+/// Blobs that are held whole at the same time: 4 MiB at most.
+const SMALL_AT_ONCE: usize = 16;
+
 /// Copies one plan; made anew for each sync.
 pub struct Engine {
     source: Arc<Client>,
     target: Arc<Client>,
     settings: Settings,
     throttles: Vec<Arc<Throttle>>,
-    bulk: Semaphore,
-    claims: Claims,
+    bulk: Arc<Gate<Transfers>>,
+    small: Semaphore,
+    claims: Arc<Claims>,
     manifests: Claims,
     trees: image::Trees,
     attached: attachments::Attached,
+    listings: attachments::Listings,
 }
 
 /// Counts of one item, filled from concurrent transfers.
@@ -230,17 +239,20 @@ struct Run<'a> {
 impl Engine {
     /// `throttles` are taken in order before each chunk: the object's own and the process's.
     pub fn new(source: Arc<Client>, target: Arc<Client>, settings: Settings, throttles: Vec<Arc<Throttle>>) -> Self {
-        let bulk = Semaphore::new(settings.concurrency.get());
+        let claims = Arc::new(Claims::new(Sharing::Mounts));
+        let bulk = Gate::new(settings.concurrency.get(), Transfers::new(Arc::clone(&claims)));
         Self {
             source,
             target,
             settings,
             throttles,
             bulk,
-            claims: Claims::new(Sharing::Mounts),
+            small: Semaphore::new(SMALL_AT_ONCE),
+            claims,
             manifests: Claims::new(Sharing::Apart),
             trees: image::Trees::default(),
             attached: attachments::Attached::default(),
+            listings: attachments::Listings::default(),
         }
     }
 
@@ -273,7 +285,7 @@ impl Engine {
         index: usize,
         gates: &[watch::Sender<Option<bool>>],
     ) -> Option<(usize, ItemReport)> {
-        let report = self.item(run, plan.items.get(index)?, gates).await;
+        let report = self.item(run, plan.items.get(index)?, index, gates).await;
         if let Some(gate) = gates.get(index) {
             gate.send_replace(Some(report.complete()));
         }
@@ -281,13 +293,19 @@ impl Engine {
         Some((index, report))
     }
 
-    async fn item(&self, run: &Run<'_>, item: &PlanItem, gates: &[watch::Sender<Option<bool>>]) -> ItemReport {
+    async fn item(
+        &self,
+        run: &Run<'_>,
+        item: &PlanItem,
+        index: usize,
+        gates: &[watch::Sender<Option<bool>>],
+    ) -> ItemReport {
         let tally = Tally::default();
         let outcome = if run.stop.begun() {
             Outcome::Cancelled
         } else {
             run.observe.started(item);
-            match run.stop.abort.run_until_cancelled(self.image(run, item, gates, &tally)).await {
+            match run.stop.abort.run_until_cancelled(self.image(run, item, index, gates, &tally)).await {
                 None => Outcome::Cancelled,
                 Some(Ok(())) if tally.wrote.load(Ordering::Relaxed) => Outcome::Copied,
                 Some(Ok(())) => Outcome::Present,

@@ -1,5 +1,6 @@
 //! Reading blobs: resumed after breaks, and verified before the last frame is let go.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,42 @@ impl Pace {
     }
 }
 
+/// States of the hash at places that were passed, so that a part can be read again, and verified, without all before it.
+///
+/// What a target has not got of what was read is what fits into the buffers between: some megabytes. 64 states of about
+/// 110 bytes each reach 64 MiB back; whoever goes back further reads from the start.
+#[derive(Default)]
+struct Checkpoints {
+    passed: VecDeque<(u64, Hasher)>,
+}
+
+/// The distance between two states.
+const CHECKPOINT_EVERY: u64 = 1 << 20;
+/// The most states that are kept.
+const CHECKPOINTS: usize = 64;
+
+impl Checkpoints {
+    /// Takes note of the state after `offset` bytes, if the last one noted is far enough.
+    fn pass(&mut self, offset: u64, hasher: &Hasher) {
+        let last = self.passed.back().map_or(0, |(last, _)| *last);
+        if offset.saturating_sub(last) < CHECKPOINT_EVERY {
+            return;
+        }
+        if self.passed.len() == CHECKPOINTS {
+            self.passed.pop_front();
+        }
+        self.passed.push_back((offset, hasher.clone()));
+    }
+
+    /// The last state at or before `offset`; none if that is the start. Those after it are forgotten.
+    fn back_to(&mut self, offset: u64) -> Option<(u64, Hasher)> {
+        while self.passed.back().is_some_and(|(passed, _)| *passed > offset) {
+            self.passed.pop_back();
+        }
+        self.passed.back().cloned()
+    }
+}
+
 /// A blob being read.
 ///
 /// Resumes by `Range` through the registry, so that a fresh link is signed; checks length and digest before it releases
@@ -59,7 +96,12 @@ pub struct BlobReader {
     skip: u64,
     received: u64,
     hasher: Option<Hasher>,
+    checkpoints: Checkpoints,
+    /// Bytes before this are hashed and not released: somebody has them.
+    wanted_from: u64,
     held: Option<Bytes>,
+    /// Released once and given back.
+    returned: Option<Bytes>,
     /// Attempts since the last byte.
     fruitless: u32,
     pace: Pace,
@@ -102,7 +144,10 @@ impl BlobReader {
                 skip: 0,
                 received: 0,
                 hasher: Some(Hasher::new(blob.digest.algorithm())),
+                checkpoints: Checkpoints::default(),
+                wanted_from: 0,
                 held: None,
+                returned: None,
                 fruitless: 0,
                 pace: Pace::default(),
                 finished: false,
@@ -134,11 +179,36 @@ impl BlobReader {
         self.restart
     }
 
+    /// How many bytes from the start were released.
+    pub(super) fn released(&self) -> u64 {
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        self.received.saturating_sub(length(&self.held)).saturating_sub(length(&self.returned)).max(self.wanted_from)
+    }
+
+    /// Gives back the end of what was released last: it is released again.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        self.returned = Some(bytes).filter(|bytes| !bytes.is_empty());
+    }
+
+    /// Goes back: the next bytes to be released are those from `offset` on, which is not more than was released. All of
+    /// the blob is verified nevertheless. The connection is given up.
+    pub(super) fn rewind(&mut self, offset: u64) {
+        debug_assert!(offset <= self.released(), "only what was released can be released again");
+        let start = || (0, Hasher::new(self.blob.digest.algorithm()));
+        let (received, hasher) = self.checkpoints.back_to(offset).unwrap_or_else(start);
+        (self.received, self.hasher, self.wanted_from) = (received, Some(hasher), offset);
+        (self.reply, self.held, self.returned, self.skip) = (None, None, None, 0);
+        (self.finished, self.restart) = (false, false);
+    }
+
     /// The next bytes; none after the last, and none after an error.
     ///
     /// The bytes released before the end are only known to be right once the last of them has been released. May be
     /// dropped and called again.
     pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        if let Some(returned) = self.returned.take() {
+            return Some(Ok(returned));
+        }
         if self.finished {
             return None;
         }
@@ -185,11 +255,13 @@ impl BlobReader {
                 },
             };
             self.reply = None;
-            self.fruitless = self.pace.slow.max(self.fruitless + 1);
+            let inner = &self.client.inner;
+            let awaited = inner.limits.host(&self.place.host).is_awaited(inner.settings.timing.outage);
+            self.fruitless = self.pace.slow.max(self.fruitless + u32::from(!awaited));
             if self.fruitless >= self.client.inner.settings.timing.resumes {
                 return Err(broken);
             }
-            sleep(self.client.inner.backoff(self.fruitless - 1)).await;
+            sleep(self.client.inner.backoff(self.fruitless.saturating_sub(1))).await;
         }
     }
 
@@ -197,21 +269,25 @@ impl BlobReader {
     fn take(&mut self, mut chunk: Bytes) -> Result<Option<Bytes>, Error> {
         let known = usize::try_from(self.skip).unwrap_or(usize::MAX).min(chunk.len());
         self.skip -= known as u64;
-        let chunk = chunk.split_off(known);
+        let mut chunk = chunk.split_off(known);
         if chunk.is_empty() {
             return Ok(None);
         }
         self.fruitless = 0;
+        let before = self.received;
         self.received += chunk.len() as u64;
         if self.received > self.blob.size {
             return Err(self.problem(Problem::Length { expected: self.blob.size, actual: self.received }));
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&chunk);
+            self.checkpoints.pass(self.received, hasher);
         }
         let (host, side) = (&self.place.host, self.client.side());
         self.client.inner.limits.observer().bytes(host, side, chunk.len() as u64);
-        Ok(self.held.replace(chunk))
+        let known = usize::try_from(self.wanted_from.saturating_sub(before)).unwrap_or(usize::MAX).min(chunk.len());
+        let chunk = chunk.split_off(known);
+        if chunk.is_empty() { Ok(None) } else { Ok(self.held.replace(chunk)) }
     }
 
     fn verify(&mut self) -> Result<(), Error> {
@@ -310,6 +386,7 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Digest;
 
     #[test]
     fn a_source_crawls_if_little_comes_in_a_span_of_waiting() {
@@ -325,6 +402,24 @@ mod tests {
         assert!(!pace.crawls(Duration::ZERO, 1, span));
         assert!(!pace.crawls(span, LEAST_PROGRESS, span));
         assert_eq!(pace.slow, 0);
+    }
+
+    #[test]
+    fn checkpoints_lead_back_to_the_last_state_that_is_not_too_late() {
+        let mut checkpoints = Checkpoints::default();
+        let mut hasher = Hasher::new(crate::oci::Algorithm::Sha256);
+        for offset in 1..=u64::try_from(CHECKPOINTS).unwrap() + 3 {
+            hasher.update(b"x");
+            // Frames do not end where we would like them to.
+            checkpoints.pass(offset * CHECKPOINT_EVERY + offset, &hasher);
+            checkpoints.pass(offset * CHECKPOINT_EVERY + offset + 1, &hasher);
+        }
+        assert_eq!(checkpoints.passed.len(), CHECKPOINTS);
+        let (at, state) = checkpoints.back_to(10 * CHECKPOINT_EVERY).unwrap();
+        assert_eq!(at, 9 * CHECKPOINT_EVERY + 9);
+        assert_eq!(state.finish(), Digest::of(b"xxxxxxxxx"));
+        assert!(checkpoints.back_to(3 * CHECKPOINT_EVERY).is_none(), "the first ones are gone");
+        assert!(checkpoints.passed.is_empty());
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The operations on manifests, and what all operations share.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -15,7 +17,9 @@ use super::blob::BlobReader;
 use super::policy::Reach;
 use super::reply::{Envelope, MAX_ERROR, Reply};
 use super::transport::{Ask, Payload, Place};
-use super::{Capability, ConfigError, Error, Limits, MAX_MANIFEST, Problem, SMALL_BLOB, Settings, Side, Work};
+use super::{
+    Capability, Class, ConfigError, Error, Limits, MAX_MANIFEST, Problem, SMALL_BLOB, Settings, Share, Side, Work,
+};
 use crate::oci::{Descriptor, Digest, RawManifest, Repository, Tag, media_type};
 
 /// The header with the digest of what is sent.
@@ -29,6 +33,12 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const MAX_PAGES: usize = 16;
 /// The most entries of one list of referrers.
 const MAX_REFERRERS: usize = 10_000;
+
+/// The next number that a client is told apart by.
+static SHARES: AtomicU64 = AtomicU64::new(0);
+
+/// The most tags that one list may have: what registries allow to ask for at once.
+const MAX_TAGS: usize = 1000;
 
 /// How a manifest is named.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +99,8 @@ impl fmt::Debug for Client {
 }
 
 pub(super) struct Inner {
+    /// What its requests are counted under where windows are shared.
+    pub(super) share: Share,
     pub(super) settings: Settings,
     pub(super) limits: Arc<Limits>,
     pub(super) user_agent: HeaderValue,
@@ -157,6 +169,7 @@ impl Client {
         let nowhere = Url::parse("https://registry.invalid/").map_err(|_never| ConfigError::NoCertificate { side })?;
         let loaded = Arc::new(Loaded { credentials: settings.credentials.clone(), generation: 0 });
         let inner = Inner {
+            share: SHARES.fetch_add(1, Ordering::Relaxed),
             settings,
             limits,
             user_agent,
@@ -375,15 +388,15 @@ impl Client {
 
     /// Begins to read a blob; waits for a place in the window of the host.
     pub async fn open_blob(&self, repository: &Repository, blob: &Descriptor) -> Result<BlobReader, Error> {
-        let permit = self.bulk(repository).await;
+        let permit = self.bulk(repository, blob.size).await;
         BlobReader::open(self, repository, blob, Some(permit)).await
     }
 
     /// A place in the window for blobs of the host of `repository`.
-    pub(super) async fn bulk(&self, repository: &Repository) -> super::Permit {
+    pub(super) async fn bulk(&self, repository: &Repository, bytes: u64) -> super::Permit {
         let first = self.places(repository, "blob").ok().and_then(|places| places.into_iter().next());
         let place = first.unwrap_or_else(|| self.home(repository));
-        self.inner.limits.host(&place.host).acquire(self.side(), Work::Bulk).await
+        self.inner.limits.host(&place.host).acquire(self.side(), Work::Bulk, self.inner.share, bytes).await
     }
 
     /// What refers to a manifest, maybe nothing; none if the registry does not keep referrers.
@@ -403,6 +416,52 @@ impl Client {
         tried.absent()
     }
 
+    /// The tags of a repository that begin with `prefix`, if one answer names all its tags; none if the registry does not
+    /// list them, lists more than fit into one answer, or reads the repository from more than one place.
+    ///
+    /// One request, and never a second one for more: registries limit lists more than anything else.
+    pub async fn tags(&self, repository: &Repository, prefix: &str) -> Result<Option<BTreeSet<String>>, Error> {
+        let asked = format!("tags of `{}`", repository.path());
+        let places = self.places(repository, &asked)?;
+        let [place] = places.as_slice() else { return Ok(None) };
+        let mut ask = self.ask(place, Method::GET, "tags/list", asked);
+        ask.url.query_pairs_mut().append_pair("n", &MAX_TAGS.to_string());
+        let mut reply = match self.inner.send(ask).await {
+            Ok(reply) => reply,
+            // Whoever may pull need not be allowed to list.
+            Err(error) if error.class() == Class::Permanent => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if reply.status().as_u16() == 404 {
+            // Of a repository that has manifests, this says that none of them has a tag.
+            let body = reply.bytes(MAX_ERROR).await.unwrap_or_default();
+            let unknown =
+                Envelope::read(&body).is_some_and(|envelope| envelope.code.as_deref() == Some("NAME_UNKNOWN"));
+            return Ok(unknown.then(BTreeSet::new));
+        }
+        if !reply.status().is_success() || reply.is_html() || next_page(&reply).is_some() {
+            reply.drain().await;
+            return Ok(None);
+        }
+        let bytes = match reply.bytes(MAX_MANIFEST).await {
+            Ok(bytes) => bytes,
+            Err(error) if matches!(error.problem(), Problem::TooLarge { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Ok(TagList { tags }) = serde_json::from_slice(&bytes) else { return Ok(None) };
+        let tags = tags.unwrap_or_default();
+        // A proxy may have taken the link to the next page away.
+        let complete = tags.len() < MAX_TAGS;
+        Ok(complete.then(|| tags.into_iter().filter(|tag| tag.starts_with(prefix)).map(Cow::into_owned).collect()))
+    }
+
+    /// Whether the registry of `repository` keeps referrers itself; none as long as nobody has found out.
+    pub fn keeps_referrers(&self, repository: &Repository) -> Option<bool> {
+        let places = self.places(repository, "referrers").ok()?;
+        let can = |place: &Place| self.inner.limits.host(&place.host).can(Capability::Referrers);
+        places.iter().map(can).reduce(|one, other| if one == other { one } else { None })?
+    }
+
     async fn referrers_at(
         &self,
         place: &Place,
@@ -410,6 +469,8 @@ impl Client {
         asked: &str,
     ) -> Result<Option<Vec<Descriptor>>, Error> {
         let host = self.inner.limits.host(&place.host);
+        // One request finds out for everybody.
+        let _finding_out = host.find_out_about_referrers().await;
         if host.can(Capability::Referrers) == Some(false) {
             return Ok(None);
         }
@@ -483,6 +544,13 @@ async fn knows_no_referrers(reply: &mut Reply) -> Result<bool, Error> {
 struct Page {
     #[serde(deserialize_with = "Option::deserialize")]
     manifests: Option<Vec<Descriptor>>,
+}
+
+/// A list of tags; some registries write a list without any as `null`.
+#[derive(Deserialize)]
+struct TagList<'a> {
+    #[serde(borrow)]
+    tags: Option<Vec<Cow<'a, str>>>,
 }
 
 /// The shape that every page has, whatever is in it.

@@ -234,6 +234,11 @@ impl Error {
         &self.inner.request.url
     }
 
+    /// `host[:port]` that was asked last.
+    pub(super) fn asked_of(&self) -> String {
+        Url::parse(self.url()).map(|url| authority(&url)).unwrap_or_default()
+    }
+
     /// The HTTP status, if there was an answer.
     pub fn status(&self) -> Option<StatusCode> {
         match self.inner.problem {

@@ -34,12 +34,14 @@ pub use blob::BlobReader;
 pub use client::{By, Client, PutOutcome};
 pub use credentials::{Credential, Credentials, CredentialsError};
 pub use error::{Class, Denied, Error, Problem, Refusal, Trouble};
-pub use limits::{Capability, Host, Limits, Observer, Permit, RequestEvent, Throttle, Unobserved, Windows, Work};
+pub use limits::{
+    Capability, Host, Limits, Observer, Permit, RequestEvent, Share, Throttle, Unobserved, Windows, Work,
+};
 pub use overrides::{Override, Prefix};
 pub use settings::{ConfigError, Reload, Settings, Timing, Tls};
 
 pub use crate::failure::Side;
-pub use transfer::{Progress, Transferred, transfer};
+pub use transfer::{Offer, Progress, Transferred, offer, send, transfer};
 pub use upload::{Started, UploadSession};
 
 /// The longest manifest that is taken: what registries themselves accept.

@@ -45,7 +45,9 @@ pub struct Timing {
     pub crawl: Duration,
     /// How often a request is made in all if it fails in a way that may pass. Default 5.
     pub attempts: u32,
-    /// How often a whole blob is begun in all if the target breaks it. Default 4.
+    /// How long a host that has answered before and does not any more is waited for, by everybody together. Default 2 min.
+    pub outage: Duration,
+    /// How often a blob is sent in all if the target breaks it without having got further. Default 4.
     pub blob_attempts: u32,
     /// How often the reading of a blob is taken up again without a byte of progress. Default 5.
     pub resumes: u32,
@@ -69,6 +71,7 @@ impl Default for Timing {
             body: Duration::from_mins(2),
             crawl: Duration::from_mins(1),
             attempts: 5,
+            outage: Duration::from_mins(2),
             blob_attempts: 4,
             resumes: 5,
             backoff: Duration::from_millis(200),

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::TryFutureExt as _;
 use tokio::sync::mpsc;
 
 use super::blob::BlobReader;
-use super::upload::{Started, UploadSession};
-use super::{Client, Error, SMALL_BLOB, Throttle};
+use super::upload::{Body, Kept, Patience, Started, UploadSession};
+use super::{Client, Error, Problem, SMALL_BLOB, Throttle};
 use crate::oci::{Descriptor, Repository};
+
+/// How often a blob is read from its start in all if the source sends something else, or cannot send parts.
+const READS: u32 = 3;
 
 /// What accompanies a transfer.
 #[derive(Clone, Copy)]
@@ -61,13 +65,42 @@ enum Broken {
     Target(Error),
 }
 
-/// Moves a blob: mounted from `mount_from` if the target can, otherwise read, verified and sent at the same time.
+/// What a target says to the wish to bring it a blob.
+#[derive(Debug)]
+pub enum Offer {
+    /// It is there already.
+    Present,
+    /// The target has taken it from another of its repositories; or, if it was asked to take it from the same, it had it.
+    Mounted,
+    /// It wants to be sent it; maybe the session for that is begun.
+    Wanted(Option<Box<UploadSession>>),
+}
+
+/// Lets the target take a blob from its own repository `mount_from`, which may be `to` itself: then it is found out
+/// whether the blob is there.
 ///
-/// Looks whether the target has it only by trying to mount it, or where that is known not to work. A source that breaks off is resumed; if the target does, the blob is begun
-/// again, a bounded number of times. Takes a place in the windows of both hosts for a blob above [`SMALL_BLOB`].
+/// One request, whose answer is an upload session if the target cannot; where mounting is known not to work, it is looked
+/// whether the blob is there.
+pub async fn offer(
+    target: &Client,
+    to: &Repository,
+    blob: &Descriptor,
+    mount_from: &Repository,
+) -> Result<Offer, Error> {
+    if !target.mounts(to) {
+        let there = target.blob_exists(to, &blob.digest).await?;
+        return Ok(if there { Offer::Present } else { Offer::Wanted(None) });
+    }
+    Ok(match target.start_upload(to, &blob.digest, Some(mount_from)).await? {
+        Started::Mounted => Offer::Mounted,
+        Started::Session(session) => Offer::Wanted(Some(session)),
+    })
+}
+
+/// Moves a blob: mounted from `mount_from` if the target can, otherwise sent.
 ///
 /// # Errors
-/// The failure of the side that broke it; [`Error::side`] says which.
+/// See [`offer`] and [`send`].
 pub async fn transfer(
     source: &Client,
     from: &Repository,
@@ -77,19 +110,39 @@ pub async fn transfer(
     mount_from: Option<&Repository>,
     progress: Progress<'_>,
 ) -> Result<Transferred, Error> {
-    let done = Transferred::Uploaded { bytes: blob.size };
-    let mut session = None;
-    if mount_from.is_some() {
-        if !target.mounts(to) && target.blob_exists(to, &blob.digest).await? {
-            return Ok(Transferred::Present);
-        }
-        match target.start_upload(to, &blob.digest, mount_from).await? {
-            Started::Mounted => return Ok(Transferred::Mounted),
-            Started::Session(begun) => session = Some(begun),
-        }
+    let offered = match mount_from {
+        Some(mount_from) => offer(target, to, blob, mount_from).await?,
+        None => Offer::Wanted(None),
+    };
+    match offered {
+        Offer::Present => Ok(Transferred::Present),
+        Offer::Mounted => Ok(Transferred::Mounted),
+        Offer::Wanted(session) => send(source, from, target, to, blob, session, progress).await,
     }
+}
+
+/// Reads, verifies and sends a blob at the same time, in `session` if one was begun.
+///
+/// The last byte is released to the target only after length and digest match. A source that breaks off is resumed where
+/// it broke; a target that does, where it says that it is: what it has is not sent again, and what has to be read again
+/// is read from the last state of the hash that was kept before that. Breaks that are followed by progress do not count.
+/// A target that has lost the session gets the blob from the start. Takes a place in the windows of both hosts for a blob
+/// above [`SMALL_BLOB`], and holds one frame of it in memory; smaller ones are held whole.
+///
+/// # Errors
+/// The failure of the side that broke it; [`Error::side`] says which.
+pub async fn send(
+    source: &Client,
+    from: &Repository,
+    target: &Client,
+    to: &Repository,
+    blob: &Descriptor,
+    session: Option<Box<UploadSession>>,
+    progress: Progress<'_>,
+) -> Result<Transferred, Error> {
+    let done = Transferred::Uploaded { bytes: blob.size };
     if blob.size <= SMALL_BLOB {
-        let bytes = match source.blob_bytes(from, blob).await {
+        let bytes = match read_small(source, from, blob).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 abandon(session).await;
@@ -97,18 +150,17 @@ pub async fn transfer(
             }
         };
         progress.pass(blob.size).await;
-        if let Some(session) = session {
-            let Err(error) = session.put_bytes(bytes.clone()).await else { return Ok(done) };
-            if target.settle(session, error, 1).await? {
-                return Ok(done);
-            }
+        return match session {
+            Some(session) => target.send_bytes(to, session, bytes).await,
+            None => target.put_bytes(to, &blob.digest, bytes).await,
         }
-        return target.put_bytes(to, &blob.digest, bytes).await.map(|()| done);
+        .map(|()| done);
     }
     // The source's first: see `Host::acquire`.
-    let _reading = source.bulk(from).await;
-    let _writing = target.bulk(to).await;
-    let mut round = 0;
+    let reading = source.bulk(from, blob.size).await;
+    let writing = target.bulk(to, blob.size).await;
+    let (mut session, mut reader) = (session, None);
+    let (mut patience, mut reads, mut most) = (Patience::default(), 1, 0);
     loop {
         let start = async {
             match session.take() {
@@ -116,42 +168,87 @@ pub async fn transfer(
                 None => target.start_upload(to, &blob.digest, None).await,
             }
         };
-        let (reader, started) = futures::join!(BlobReader::open(source, from, blob, None), start);
-        let begun = match started {
-            Ok(Started::Mounted) => return Ok(Transferred::Mounted),
-            Ok(Started::Session(begun)) => begun,
-            Err(error) => return Err(error),
+        let read = async {
+            match reader.take() {
+                Some(open) => Ok(open),
+                None => BlobReader::open(source, from, blob, None).await,
+            }
         };
-        let reader = match reader {
-            Ok(reader) => reader,
+        let (opened, started) = futures::join!(read, start);
+        let mut begun = match started? {
+            Started::Mounted => return Ok(Transferred::Mounted),
+            Started::Session(begun) => begun,
+        };
+        let mut open = match opened {
+            Ok(open) => open,
             Err(error) => {
                 abandon(Some(begun)).await;
                 return Err(error);
             }
         };
-        let broken = match stream(reader, &begun, blob.size, progress).await {
-            Ok(()) => return Ok(done),
-            Err(broken) => broken,
-        };
-        round += 1;
-        match broken {
-            Broken::Target(error) => {
-                if target.settle(begun, error, round).await? {
-                    return Ok(done);
-                }
+        if begun.offset() < open.released() {
+            open.rewind(begun.offset());
+        }
+        match deliver(&mut open, &mut begun, target, blob.size, progress).await {
+            Ok(()) => {
+                reading.succeeded(blob.size);
+                writing.succeeded(blob.size);
+                return Ok(done);
             }
-            Broken::Source(error) => {
+            Err(Broken::Source(error)) => {
                 abandon(Some(begun)).await;
                 return Err(error);
             }
-            Broken::Restart(error) => {
+            Err(Broken::Restart(error)) => {
                 abandon(Some(begun)).await;
-                if round >= source.inner.settings.timing.blob_attempts {
+                reads += 1;
+                if reads > READS {
                     return Err(error);
                 }
             }
+            Err(Broken::Target(error)) => {
+                if matches!(error.problem(), Problem::Unreachable(_) | Problem::RateLimited { .. }) {
+                    writing.troubled();
+                }
+                if !target.shorten(&begun, &error)
+                    && let Err(error) = patience.wait(target, error.clone()).await
+                {
+                    abandon(Some(begun)).await;
+                    return Err(error);
+                }
+                match begun.after(&error, blob.size).await {
+                    Kept::Stored => return Ok(done),
+                    // More than it was sent is not ours.
+                    Kept::Here(other) if other.offset() > open.released() => other.cancel().await,
+                    Kept::Here(kept) => {
+                        if kept.offset() > most {
+                            most = kept.offset();
+                            patience.renew();
+                        }
+                        session = Some(kept);
+                    }
+                    Kept::Gone => {}
+                }
+                reader = Some(open);
+            }
         }
     }
+}
+
+/// A blob that is held whole, read again if the source sends something else.
+async fn read_small(source: &Client, from: &Repository, blob: &Descriptor) -> Result<Bytes, Error> {
+    let mut reads = 1;
+    loop {
+        match source.blob_bytes(from, blob).await {
+            Err(error) if reads < READS && is_other(&error) => reads += 1,
+            result => return result,
+        }
+    }
+}
+
+/// True if something came that is not what was asked for.
+fn is_other(error: &Error) -> bool {
+    matches!(error.problem(), Problem::Digest { .. } | Problem::Length { .. })
 }
 
 async fn abandon(session: Option<Box<UploadSession>>) {
@@ -160,24 +257,51 @@ async fn abandon(session: Option<Box<UploadSession>>) {
     }
 }
 
-/// Reads and sends at the same time, with one frame between the two.
-async fn stream(
-    mut reader: BlobReader,
-    session: &UploadSession,
+/// Sends what the target has not got yet: in one request, unless it takes only parts or has some already.
+async fn deliver(
+    reader: &mut BlobReader,
+    session: &mut UploadSession,
+    target: &Client,
     size: u64,
     progress: Progress<'_>,
 ) -> Result<(), Broken> {
+    let chunk = target.chunk(session);
+    if session.offset() == 0 && chunk >= size {
+        return stream(reader, size, progress, |body| session.put(size, body)).await;
+    }
+    while session.offset() < size {
+        let length = chunk.min(size - session.offset());
+        stream(reader, length, progress, |body| session.patch(length, body)).await?;
+    }
+    session.close().await.map_err(Broken::Target)
+}
+
+/// Reads and sends the next `length` bytes at the same time, with one frame between the two.
+async fn stream<F>(
+    reader: &mut BlobReader,
+    length: u64,
+    progress: Progress<'_>,
+    write: impl FnOnce(Body) -> F,
+) -> Result<(), Broken>
+where
+    F: Future<Output = Result<(), Error>>,
+{
     let (sender, receiver) = mpsc::channel::<Bytes>(1);
     let body = futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|chunk| (Ok(chunk), receiver))
     });
     let read = async move {
-        while let Some(chunk) = reader.next().await {
-            let chunk = match chunk {
-                Ok(chunk) => chunk,
-                Err(error) if reader.must_restart() => return Err(Broken::Restart(error)),
-                Err(error) => return Err(Broken::Source(error)),
+        let mut left = length;
+        while left > 0 {
+            let mut chunk = match reader.next().await {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) if reader.must_restart() || is_other(&error) => return Err(Broken::Restart(error)),
+                Some(Err(error)) => return Err(Broken::Source(error)),
+                None => break,
             };
+            let fits = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+            reader.put_back(chunk.split_off(fits));
+            left -= chunk.len() as u64;
             progress.pass(chunk.len() as u64).await;
             if sender.send(chunk).await.is_err() {
                 // The request has ended; its result says why.
@@ -186,7 +310,7 @@ async fn stream(
         }
         Ok(())
     };
-    let write = async { session.put(size, body).await.map_err(Broken::Target) };
+    let write = write(Box::pin(body)).map_err(Broken::Target);
     // The first error drops the other side, which closes a connection that is short of the announced length.
     futures::try_join!(read, write).map(|_| ())
 }

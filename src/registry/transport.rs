@@ -17,7 +17,7 @@ use super::error::{Request, authority, passes, redact};
 use super::policy::{self, Guard, OutOfReach, Reach};
 use super::reply::{MAX_ERROR, Reply};
 use super::upload::Feed;
-use super::{Denied, Error, Problem, RequestEvent, Tls, Trouble, Work};
+use super::{Denied, Error, Permit, Problem, RequestEvent, Tls, Trouble, Work};
 use crate::oci::{Registry, Repository};
 
 /// The most redirects that are followed.
@@ -145,9 +145,18 @@ impl Inner {
     pub(super) async fn send(&self, mut ask: Ask<'_>) -> Result<Reply, Error> {
         let timing = &self.settings.timing;
         let attempts = if ask.attempts == 0 { timing.attempts } else { ask.attempts };
-        let host = self.limits.host(&authority(&ask.url));
+        let name = authority(&ask.url);
+        let host = self.limits.host(&name);
+        // A token from the registry itself is a part of the request that it is for.
+        let nested = ask.scopes.is_none() && name == authority(&ask.place.base);
         let (mut failed, mut limited, mut waited) = (0, 0, Duration::ZERO);
         loop {
+            // First, so that of those who wait for a host only as many as fit go on together.
+            let permit = if ask.windowed {
+                Some(host.acquire(self.settings.side, Work::Metadata, self.share, 1).await)
+            } else {
+                None
+            };
             while let Some(left) = host.held() {
                 if waited.saturating_add(left) > timing.max_throttled {
                     return Err(self.ask_error(&ask, Problem::RateLimited { after: Some(left) }));
@@ -155,26 +164,45 @@ impl Inner {
                 waited = waited.saturating_add(left);
                 sleep(left + self.backoff(0)).await;
             }
-            let once = matches!(ask.payload, Payload::Stream(_));
-            let (error, own) = match self.once(&mut ask, failed + limited > 0).await {
-                Ok(reply) if passes(reply.status().as_u16()) => (reply.into_error().await, true),
-                Ok(reply) => return Ok(reply),
-                // It may be the token service's.
-                Err(error) => (error, false),
+            let asked = Instant::now();
+            let attempt = if nested {
+                None
+            } else {
+                let admitted = host.admit(timing.outage).await;
+                Some(admitted.map_err(|problem| self.ask_error(&ask, problem))?)
             };
+            if limited > 0 {
+                waited = waited.saturating_add(asked.elapsed());
+            }
+            let once = matches!(ask.payload, Payload::Stream(_));
+            let error = match self.once(&mut ask, permit, failed + limited > 0).await {
+                Ok(reply) if passes(reply.status().as_u16()) => reply.into_error().await,
+                Ok(reply) => {
+                    if let Some(attempt) = attempt {
+                        attempt.answered();
+                    }
+                    return Ok(reply);
+                }
+                Err(error) => error,
+            };
+            // It may be that of the token service, which is known by itself.
+            let own = error.asked_of() == name;
             let limit = matches!(error.problem(), Problem::RateLimited { .. });
+            if let Some(attempt) = attempt {
+                match error.problem() {
+                    Problem::RateLimited { after } if own => attempt.refused(*after),
+                    Problem::Unreachable(_) | Problem::Status { status: 502..=504, .. } if own => {
+                        attempt.failed(error.problem());
+                    }
+                    _ => attempt.answered(),
+                }
+            }
             let (passing, told) = match error.problem() {
                 Problem::Unreachable(_) => (true, None),
                 Problem::RateLimited { after } => (true, *after),
                 Problem::Status { status, after, .. } => (passes(*status), *after),
                 _ => (false, None),
             };
-            if limit
-                && own
-                && let Some(told) = told
-            {
-                host.hold(told);
-            }
             if !passing || once {
                 return Err(error);
             }
@@ -186,7 +214,7 @@ impl Inner {
                 if waited > timing.max_throttled {
                     return Err(error);
                 }
-            } else {
+            } else if ask.attempts == 1 || !host.is_awaited(timing.outage) {
                 failed += 1;
                 if failed >= attempts {
                     return Err(error);
@@ -197,23 +225,33 @@ impl Inner {
             }
             tracing::debug!(host = ask.place.host, method = %ask.method, error = &error as &dyn StdError, "trying again");
             sleep(wait).await;
+            if !limit {
+                host.again().await;
+            }
         }
     }
 
     /// One attempt, logging in as far as needed.
-    async fn once(&self, ask: &mut Ask<'_>, retry: bool) -> Result<Reply, Error> {
-        let permit = if ask.windowed {
-            let host = self.limits.host(&ask.place.host);
-            Some(host.acquire(self.settings.side, Work::Metadata).await)
-        } else {
-            None
-        };
-        let mut reply = if let Some(scopes) = ask.scopes.clone() {
-            self.authorized(ask, &scopes, retry).await?
+    async fn once(&self, ask: &mut Ask<'_>, permit: Option<Permit>, retry: bool) -> Result<Reply, Error> {
+        let reply = if let Some(scopes) = ask.scopes.clone() {
+            self.authorized(ask, &scopes, retry).await
         } else {
             let authorization = ask.authorization.clone();
-            self.follow(ask, authorization.as_ref(), retry).await?
+            self.follow(ask, authorization.as_ref(), retry).await
         };
+        let mut reply = match (reply, &permit) {
+            (Err(error), Some(permit)) if matches!(error.problem(), Problem::Unreachable(_)) => {
+                permit.troubled();
+                return Err(error);
+            }
+            (reply, _) => reply?,
+        };
+        if let Some(permit) = &permit {
+            match reply.status().as_u16() {
+                429 | 503 => permit.troubled(),
+                _ => permit.succeeded(1),
+            }
+        }
         reply.permit = permit;
         Ok(reply)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::Stream;
 use http::Method;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, LOCATION, RANGE};
 use tokio::time::{Instant, sleep};
 use url::Url;
 
@@ -17,7 +17,11 @@ use super::client::{Client, accepted};
 use super::reply::Reply;
 use super::transport::{Ask, Payload, Place, strip};
 use super::{Capability, Class, Error, Problem, SMALL_BLOB, Timing, Trouble};
+use crate::failure::Reason;
 use crate::oci::{Digest, Repository};
+
+/// The least that a target takes in one request but the last (OCI distribution-spec, "Pushing a blob in chunks").
+const MIN_CHUNK: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 
 /// What a target said to the wish to write a blob.
 #[derive(Debug)]
@@ -28,12 +32,33 @@ pub enum Started {
     Session(Box<UploadSession>),
 }
 
-/// A place at a target to send one blob to. Dropping it leaves it to the target to clean up.
+/// A place at a target to send one blob to, in one or in several requests. Dropping it leaves it to the target to clean up.
 pub struct UploadSession {
     client: Client,
     place: Place,
+    /// Changes with every answer of some registries.
     url: Url,
     digest: Digest,
+    /// Bytes that the target has, as far as it has said so.
+    offset: u64,
+    /// The least that one request but the last may carry.
+    min_chunk: u64,
+    /// The length of the last request.
+    length: u64,
+    /// How much of that was handed to the connection.
+    sent: u64,
+    /// How many bytes the target says it has, in an answer that refused more.
+    stated: Option<u64>,
+}
+
+/// What the target says about a session after a request that broke.
+pub(super) enum Kept {
+    /// It goes on at [`UploadSession::offset`].
+    Here(Box<UploadSession>),
+    /// It is gone, or of no use.
+    Gone,
+    /// The blob is there: only the answer was lost.
+    Stored,
 }
 
 impl std::fmt::Debug for UploadSession {
@@ -118,6 +143,20 @@ impl Client {
         self.inner.limits.host(&place.host).can(Capability::Mount) != Some(false) && !mountless.contains(&place.host)
     }
 
+    /// The most bytes to send to a session in one request: all, unless its host has refused as much.
+    pub(super) fn chunk(&self, session: &UploadSession) -> u64 {
+        let most = self.inner.limits.host(&session.place.host).chunk();
+        most.map_or(u64::MAX, |most| most.max(session.min_chunk))
+    }
+
+    /// Takes note that a request to a session was refused for its length; false if smaller ones make no sense.
+    pub(super) fn shorten(&self, session: &UploadSession, error: &Error) -> bool {
+        let refused = error.status().is_some_and(|status| status.as_u16() == 413);
+        // With a reason of its own it is the blob that is too large, and not the request.
+        let refused = refused && error.reason() == Reason::TargetTooLarge && session.min_chunk < session.length;
+        refused && self.inner.limits.host(&session.place.host).shorten(session.length)
+    }
+
     fn post<'a>(&self, place: &'a Place, digest: &Digest) -> Ask<'a> {
         let asked = format!("upload of `{}@{digest}`", place.repository.path());
         let mut ask = self.ask(place, Method::POST, "blobs/uploads/", asked);
@@ -131,46 +170,102 @@ impl Client {
             return Err(reply.error(Problem::Garbled("the registry does not say where to upload to")));
         };
         strip(&mut url);
+        let min_chunk = reply.text(MIN_CHUNK).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         reply.drain().await;
-        Ok(Box::new(UploadSession { client: self.clone(), place, url, digest: digest.clone() }))
+        let (client, digest) = (self.clone(), digest.clone());
+        Ok(Box::new(UploadSession {
+            client,
+            place,
+            url,
+            digest,
+            offset: 0,
+            min_chunk,
+            length: 0,
+            sent: 0,
+            stated: None,
+        }))
     }
 
     /// Writes a blob of at most [`SMALL_BLOB`] bytes, beginning again if the target breaks off.
     pub async fn put_bytes(&self, repository: &Repository, digest: &Digest, bytes: Bytes) -> Result<(), Error> {
-        let mut round = 0;
+        let Started::Session(session) = self.start_upload(repository, digest, None).await? else { return Ok(()) };
+        self.send_bytes(repository, session, bytes).await
+    }
+
+    /// The same in a session that was begun.
+    pub(super) async fn send_bytes(
+        &self,
+        repository: &Repository,
+        mut session: Box<UploadSession>,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        let digest = session.digest.clone();
+        let mut patience = Patience::default();
         loop {
-            let Started::Session(session) = self.start_upload(repository, digest, None).await? else { return Ok(()) };
             let Err(error) = session.put_bytes(bytes.clone()).await else { return Ok(()) };
-            round += 1;
-            if self.settle(session, error, round).await? {
+            let gone = error.lost_session() || error.status().is_some_and(|status| status.as_u16() == 404);
+            let next = patience.wait(self, error).await;
+            if !gone {
+                session.cancel().await;
+            }
+            next?;
+            // A connection may break, or a proxy lose patience, after the target has taken everything.
+            if self.blob_exists(repository, &digest).await.unwrap_or(false) {
                 return Ok(());
+            }
+            match self.start_upload(repository, &digest, None).await? {
+                Started::Mounted => return Ok(()),
+                Started::Session(new) => session = new,
             }
         }
     }
+}
 
-    /// After a broken upload: waits before the next attempt, true if the blob is there after all.
+/// How much of a target's trouble with one blob was borne already.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// Failures in a row that were followed by no progress.
+    fruitless: u32,
+    /// Time spent because there were too many requests.
+    throttled: Duration,
+}
+
+impl Patience {
+    /// The target has taken more of the blob than ever before.
+    pub(super) fn renew(&mut self) {
+        self.fruitless = 0;
+    }
+
+    /// Waits as long as it takes before the next attempt.
     ///
     /// # Errors
-    /// The error that broke the upload, if another attempt makes no sense.
-    pub(super) async fn settle(&self, session: Box<UploadSession>, error: Error, round: u32) -> Result<bool, Error> {
-        let timing = &self.inner.settings.timing;
-        let (repository, digest) = (session.place.repository.clone(), session.digest.clone());
+    /// The error itself, if another attempt makes no sense or would be one too many. Too many requests are no attempt.
+    pub(super) async fn wait(&mut self, client: &Client, error: Error) -> Result<(), Error> {
+        let timing = &client.inner.settings.timing;
         let gone = error.lost_session() || error.status().is_some_and(|status| status.as_u16() == 404);
-        if !gone {
-            session.cancel().await;
-        }
+        let limited = matches!(error.problem(), Problem::RateLimited { .. });
         let after = match error.class() {
             Class::Transient { after } => after.unwrap_or_default(),
             Class::Permanent if gone || matches!(error.problem(), Problem::Unauthorized(_)) => Duration::ZERO,
             Class::Permanent => return Err(error),
         };
-        if round >= timing.blob_attempts || after > timing.max_retry_after {
+        let awaited = client.inner.limits.host(&error.asked_of()).is_awaited(timing.outage);
+        if !limited && !awaited {
+            self.fruitless += 1;
+        }
+        if self.fruitless >= timing.blob_attempts || after > timing.max_retry_after {
             return Err(error);
         }
-        tracing::debug!(error = &error as &dyn std::error::Error, "beginning the upload again");
-        sleep(self.inner.backoff(round - 1).max(after)).await;
-        // A connection may break, or a proxy lose patience, after the target has taken everything.
-        Ok(self.blob_exists(&repository, &digest).await.unwrap_or(false))
+        let wait = client.inner.backoff(self.fruitless.saturating_sub(1)).max(after);
+        if limited {
+            self.throttled = self.throttled.saturating_add(wait.max(timing.backoff));
+            if self.throttled > timing.max_throttled {
+                return Err(error);
+            }
+        }
+        tracing::debug!(error = &error as &dyn std::error::Error, "going on with the upload");
+        sleep(wait).await;
+        Ok(())
     }
 }
 
@@ -190,26 +285,64 @@ impl UploadSession {
         ask
     }
 
+    /// How many bytes from the start the target has.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Sends all `size` bytes of the blob in one request, and checks what the target says about them.
     ///
     /// The stream must end with an error rather than early if it is not complete; a frame at a time is taken from it.
     pub async fn put(
-        &self,
+        &mut self,
         size: u64,
         body: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
     ) -> Result<(), Error> {
-        let mut ask = self.closing().header(CONTENT_LENGTH, &size.to_string());
-        let feed = Feed::new(size, Box::pin(body));
-        let counts = Arc::clone(&feed.counts);
-        ask.payload = Payload::Stream(feed);
-        ask.windowed = false;
-        let reply = self.client.inner.send(ask).await?;
-        let sent = counts.bytes.load(Ordering::Acquire);
-        let reply = self.finish(reply).await?;
+        let ask = self.closing().header(CONTENT_LENGTH, &size.to_string());
+        let (reply, sent) = self.client.feed(ask, size, Box::pin(body)).await;
+        (self.length, self.sent) = (size, sent);
+        let reply = self.finish(reply?).await?;
         if sent != size {
             return Err(reply.error(Problem::Length { expected: size, actual: sent }));
         }
-        self.client.inner.limits.observer().bytes(&self.place.host, self.client.side(), size);
+        reply.drain().await;
+        Ok(())
+    }
+
+    /// Sends the next `length` bytes from [`UploadSession::offset`] on.
+    ///
+    /// What a target says about how much it has is a hint: some count one too many. What was sent and taken counts.
+    pub(super) async fn patch(&mut self, length: u64, body: Body) -> Result<(), Error> {
+        let last = (self.offset + length).saturating_sub(1);
+        let ask = self
+            .ask(Method::PATCH)
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_RANGE, &format!("{}-{last}", self.offset))
+            .header(CONTENT_LENGTH, &length.to_string());
+        let (reply, sent) = self.client.feed(ask, length, body).await;
+        (self.length, self.sent) = (length, sent);
+        let reply = reply?;
+        if !reply.status().is_success() {
+            self.moved(&reply);
+            self.stated = reply.text(RANGE).and_then(received);
+            return Err(reply.into_error().await);
+        }
+        if sent != length {
+            return Err(reply.error(Problem::Length { expected: length, actual: sent }));
+        }
+        self.moved(&reply);
+        self.offset += length;
+        reply.drain().await;
+        Ok(())
+    }
+
+    /// Ends a session whose bytes the target has all.
+    pub(super) async fn close(&mut self) -> Result<(), Error> {
+        (self.length, self.sent) = (0, 0);
+        let mut ask = self.closing().header(CONTENT_LENGTH, "0");
+        ask.payload = Payload::Bytes(Bytes::new());
+        let reply = self.client.inner.send(ask).await?;
+        let reply = self.finish(reply).await?;
         reply.drain().await;
         Ok(())
     }
@@ -225,6 +358,86 @@ impl UploadSession {
         self.client.inner.limits.observer().bytes(&self.place.host, self.client.side(), size);
         reply.drain().await;
         Ok(())
+    }
+
+    /// What has become of the session after a request that broke with `error`.
+    ///
+    /// Asks whether the blob is there if everything was sent, and for the session's state unless the target is known to
+    /// lose sessions with the connection. A session that is not gone on with is given up.
+    pub(super) async fn after(mut self: Box<Self>, error: &Error, size: u64) -> Kept {
+        let repository = self.place.repository.clone();
+        // Where the request broke before its end, the target cannot have all of it.
+        let cut = matches!(error.problem(), Problem::Unreachable(_)) && self.offset + self.sent < size;
+        let gone = matches!(error.code(), Some("BLOB_UPLOAD_UNKNOWN"))
+            || error.status().is_some_and(|status| status.as_u16() == 404);
+        let exists = async |client: &Client, digest: &Digest| client.blob_exists(&repository, digest).await;
+        if !cut && exists(&self.client, &self.digest).await.unwrap_or(false) {
+            return Kept::Stored;
+        }
+        let host = self.client.inner.limits.host(&self.place.host);
+        if gone || host.can(Capability::Resume) == Some(false) {
+            return Kept::Gone;
+        }
+        if let Some(offset) = self.stated.take().filter(|offset| *offset <= size) {
+            self.offset = offset;
+            return Kept::Here(self);
+        }
+        match self.status().await {
+            Ok(Some(offset)) if offset <= size => {
+                host.learn(Capability::Resume, true);
+                self.offset = offset;
+                Kept::Here(self)
+            }
+            Ok(Some(_more)) => {
+                self.cancel().await;
+                Kept::Gone
+            }
+            Ok(None) => {
+                // A session that has got nothing, or that was refused, says nothing about those that break.
+                if matches!(error.problem(), Problem::Unreachable(_))
+                    && self.sent > 0
+                    && host.can(Capability::Resume).is_none()
+                {
+                    host.learn(Capability::Resume, false);
+                }
+                Kept::Gone
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the state of an upload is not to be had");
+                self.cancel().await;
+                Kept::Gone
+            }
+        }
+    }
+
+    /// How many bytes the target says it has; none if it does not know the session any more.
+    async fn status(&mut self) -> Result<Option<u64>, Error> {
+        let mut ask = self.ask(Method::GET);
+        ask.attempts = 0;
+        let reply = self.client.inner.send(ask).await?;
+        match reply.status().as_u16() {
+            200..=299 if !reply.is_html() => {
+                let Some(offset) = reply.text(RANGE).and_then(received) else {
+                    return Err(reply.error(Problem::Garbled("the registry does not say how much it has of an upload")));
+                };
+                self.moved(&reply);
+                reply.drain().await;
+                Ok(Some(offset))
+            }
+            404 | 410 => {
+                reply.drain().await;
+                Ok(None)
+            }
+            _ => Err(reply.into_error().await),
+        }
+    }
+
+    /// Takes over the address that an answer gives for the next request.
+    fn moved(&mut self, reply: &Reply) {
+        if let Some(mut url) = reply.text(LOCATION).and_then(|text| reply.response.url().join(text).ok()) {
+            strip(&mut url);
+            self.url = url;
+        }
     }
 
     async fn finish(&self, reply: Reply) -> Result<Reply, Error> {
@@ -243,7 +456,38 @@ impl UploadSession {
     }
 }
 
-type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
+impl Client {
+    /// Sends a body that can be sent once; the answer, and how many bytes of the body the connection took.
+    async fn feed(&self, mut ask: Ask<'_>, size: u64, body: Body) -> (Result<Reply, Error>, u64) {
+        let feed = Feed::new(size, body);
+        let counts = Arc::clone(&feed.counts);
+        let host = ask.place.host.clone();
+        ask.payload = Payload::Stream(feed);
+        ask.windowed = false;
+        let reply = self.inner.send(ask).await;
+        let sent = counts.bytes.load(Ordering::Acquire);
+        self.inner.limits.observer().bytes(&host, self.side(), sent);
+        (reply, sent)
+    }
+}
+
+/// `FIRST-LAST` of what a target has, as registries really write it: with or without `bytes=`, with `-1` for nothing at
+/// all. `0-0` is written for one byte as well as for none, and counts as none.
+fn received(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let range = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches(['=', ' ']));
+    let (first, last) = range.split_once('-')?;
+    if first.trim().parse::<u64>().ok()? != 0 {
+        return None;
+    }
+    match last.trim().parse::<i64>().ok()? {
+        ..=0 => Some(0),
+        last => Some(last.unsigned_abs() + 1),
+    }
+}
+
+/// What is sent in one request.
+pub(super) type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>;
 
 /// A body that can be sent once, and what is known about how far it has come.
 pub(super) struct Feed {
@@ -319,5 +563,21 @@ impl Stream for Counted {
             self.counts.bytes.fetch_add(chunk.len() as u64, Ordering::AcqRel);
         }
         item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_target_has_is_read_as_registries_write_it() {
+        // distribution, the specification, Quay's fresh session, Quay's PATCH.
+        for (text, bytes) in [("0-99", 100), ("bytes=0-99", 100), ("bytes=0--1", 0), ("0-0", 0), (" bytes 0-9 ", 10)] {
+            assert_eq!(received(text), Some(bytes), "{text}");
+        }
+        for bad in ["", "99", "5-9", "bytes=", "0-", "x-y"] {
+            assert_eq!(received(bad), None, "{bad}");
+        }
     }
 }

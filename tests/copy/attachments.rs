@@ -170,3 +170,47 @@ async fn a_list_of_more_referrers_than_are_copied_is_a_failure_and_not_silence()
     world.wants("a/b", &digest, "m/a:1");
     assert_eq!(reason(&world.copy_all().await, 0), Reason::ManifestInvalid);
 }
+
+/// Requests to the source about attachments: lookups of tags and referrers.
+fn lookups(world: &World) -> Vec<String> {
+    let lines = world.source.lines().into_iter();
+    lines
+        .filter(|line| ["/referrers/", "/tags/list", "/manifests/sha256-"].iter().any(|part| line.contains(part)))
+        .map(|line| line.split("sha256").next().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn without_the_api_one_list_of_tags_answers_for_all_images_of_a_repository() {
+    let mut world = World::new().await;
+    for (repository, name) in [("a/b", "1"), ("a/b", "2"), ("a/b", "3"), ("c/d", "1")] {
+        let digest = image(&world.source, repository, name, &[repository, name]);
+        world.wants(repository, &digest, &format!("m/{repository}:{name}"));
+    }
+    assert!(world.copy_all().await.complete());
+    let mut lookups = lookups(&world);
+    lookups.sort();
+    let first = lookups.iter().position(|line| line.contains("/referrers/")).map(|at| lookups.remove(at));
+    assert!(first.is_some(), "somebody has to find out");
+    assert_eq!(lookups, ["GET /v2/a/b/tags/list", "GET /v2/c/d/tags/list"]);
+}
+
+#[tokio::test]
+async fn what_is_in_the_list_of_tags_travels_and_a_list_of_several_pages_is_not_followed() {
+    for pages in [1, 2] {
+        let mut world = World::new().await;
+        let digest = image(&world.source, "a/b", "1", &["one"]);
+        let signature = format!("sha256-{}.sig", digest.hex());
+        image(&world.source, "a/b", &signature, &["signature"]);
+        if pages > 1 {
+            world.source.rule(|seen| {
+                let link = [("link", "</v2/a/b/tags/list?n=1000&last=x>; rel=\"next\"")];
+                seen.path.ends_with("/tags/list").then(|| answer(200, &link, r#"{"name":"a/b","tags":["0"]}"#))
+            });
+        }
+        world.wants("a/b", &digest, "m/a:1");
+        assert!(world.copy_all().await.complete());
+        assert!(world.target.manifest("m/a", &signature).is_some());
+        assert_eq!(lookups(&world).iter().filter(|line| line.contains("/tags/list")).count(), 1);
+    }
+}

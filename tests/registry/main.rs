@@ -24,7 +24,12 @@ use imageset_mirror::registry::{
 const IMAGE: &str = media_type::OCI_IMAGE;
 
 fn timing() -> Timing {
-    Timing { backoff: Duration::from_millis(1), max_backoff: Duration::from_millis(4), ..Timing::default() }
+    Timing {
+        backoff: Duration::from_millis(1),
+        max_backoff: Duration::from_millis(4),
+        outage: Duration::ZERO,
+        ..Timing::default()
+    }
 }
 
 /// Settings that know these registries as plain HTTP.

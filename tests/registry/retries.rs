@@ -46,9 +46,44 @@ async fn answers_that_do_not_pass_are_not_tried_again() {
 async fn too_many_requests_do_not_count_as_attempts() {
     let fake = FakeRegistry::start().await;
     fake.put_manifest("a/b", "1", IMAGE, "{}");
-    fake.times(20, ("GET", ""), || answer(429, &[("content-type", "text/html")], "<html>"));
+    fake.times(8, ("GET", ""), || answer(429, &[("content-type", "text/html")], "<html>"));
     assert!(get(&source(&fake), &fake.repository("a/b"), "1").await.unwrap().is_some());
-    assert_eq!(fake.seen().len(), 21);
+    assert_eq!(fake.seen().len(), 9);
+}
+
+#[tokio::test]
+async fn a_host_that_stops_answering_is_waited_for_by_all_together() {
+    let fake = FakeRegistry::start().await;
+    fake.put_manifest("a/b", "1", IMAGE, "{}");
+    let mut settings = settings(Side::Source, &[&fake]);
+    settings.timing.outage = Duration::from_secs(30);
+    let (client, repository) = (make(settings), fake.repository("a/b"));
+    assert!(get(&client, &repository, "1").await.unwrap().is_some());
+    // More than any one request would be tried: they are those of looks at the host.
+    fake.times(9, ("GET", ""), || answer(503, &[], ""));
+    let all = futures::future::join_all((0..20).map(|_| get(&client, &repository, "1"))).await;
+    assert!(all.into_iter().all(|found| found.unwrap().is_some()));
+    // Those in flight when it went down fail each by itself; after that one at a time looks.
+    assert_eq!(fake.seen().len(), 1 + 9 + 20);
+}
+
+#[tokio::test]
+async fn a_host_that_stays_down_is_asked_now_and_then_and_nobody_waits_for_ever() {
+    let fake = FakeRegistry::start().await;
+    fake.put_manifest("a/b", "1", IMAGE, "{}");
+    let mut settings = settings(Side::Source, &[&fake]);
+    settings.timing.outage = Duration::from_millis(700);
+    let (client, repository) = (make(settings), fake.repository("a/b"));
+    assert!(get(&client, &repository, "1").await.unwrap().is_some());
+    fake.rule(|_seen| Some(answer(503, &[], "")));
+    let all = futures::future::join_all((0..200).map(|_| get(&client, &repository, "1"))).await;
+    for found in all {
+        let error = found.unwrap_err();
+        assert_eq!((error.status().unwrap().as_u16(), error.failure().transient), (503, true));
+    }
+    // Sixteen may be in flight when it goes down, and some looks follow.
+    let asked = fake.seen().len();
+    assert!(asked <= 1 + 16 + 8, "{asked}");
 }
 
 #[tokio::test]
@@ -158,17 +193,17 @@ async fn what_is_not_http_is_a_registry_error() {
 
 #[tokio::test]
 async fn a_window_bounds_what_is_under_way_and_metadata_does_not_wait_for_blobs() {
-    let limits = Limits::new(Windows { source_bulk: 1, target_bulk: 1, metadata: 1 });
+    let limits = Limits::new(Windows { source_bulk: 1, target_bulk: 1, metadata: 1, ..Windows::default() });
     let host = limits.host("h");
-    let reading = host.acquire(Side::Source, Work::Bulk).await;
-    let _writing = host.acquire(Side::Target, Work::Bulk).await;
-    let _asking = host.acquire(Side::Source, Work::Metadata).await;
-    let next = host.acquire(Side::Source, Work::Bulk);
+    let reading = host.acquire(Side::Source, Work::Bulk, 0, 1).await;
+    let _writing = host.acquire(Side::Target, Work::Bulk, 0, 1).await;
+    let _asking = host.acquire(Side::Source, Work::Metadata, 0, 1).await;
+    let next = host.acquire(Side::Source, Work::Bulk, 0, 1);
     tokio::pin!(next);
     assert!(futures::poll!(&mut next).is_pending());
     drop(reading);
     assert!(futures::poll!(&mut next).is_ready());
-    assert!(futures::poll!(Box::pin(limits.host("other").acquire(Side::Source, Work::Bulk))).is_ready());
+    assert!(futures::poll!(Box::pin(limits.host("other").acquire(Side::Source, Work::Bulk, 0, 1))).is_ready());
 }
 
 #[tokio::test(start_paused = true)]

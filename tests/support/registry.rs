@@ -1,7 +1,7 @@
 //! A registry in memory on a loopback port, with faults as a test wants them.
 #![cfg(test)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use axum::serve::IncomingStream;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{HeaderMap, Method};
 use imageset_mirror::oci::{Digest, Registry, Repository};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,7 +67,10 @@ pub(crate) enum Login {
 struct Content {
     blobs: BTreeMap<(String, String), Bytes>,
     manifests: BTreeMap<(String, String), (String, Bytes)>,
-    sessions: BTreeSet<String>,
+    /// What each upload has got so far.
+    sessions: BTreeMap<String, Vec<u8>>,
+    /// What came before a connection broke is kept, as distribution 3 does.
+    resumes: bool,
     tokens: BTreeSet<String>,
     issued: usize,
     log: Vec<Seen>,
@@ -78,6 +82,8 @@ struct Content {
 
 struct Shared {
     content: Mutex<Content>,
+    /// After how many bytes the connections of the next uploads break.
+    cuts: Mutex<VecDeque<usize>>,
     login: Mutex<Login>,
     rules: Mutex<Vec<Rule>>,
     late: Mutex<Vec<Late>>,
@@ -116,6 +122,7 @@ impl FakeRegistry {
     {
         let shared = Arc::new(Shared {
             content: Mutex::default(),
+            cuts: Mutex::default(),
             login: Mutex::new(Login::Anonymous),
             rules: Mutex::default(),
             late: Mutex::default(),
@@ -257,6 +264,13 @@ impl FakeRegistry {
         self.shared.late.lock().unwrap().push((method, Box::new(answer)));
     }
 
+    /// Breaks the connections of the next uploads after so many bytes each. What came before is kept if `kept`, and lost
+    /// with the upload otherwise.
+    pub(crate) fn breaks_uploads(&self, after: impl IntoIterator<Item = usize>, kept: bool) {
+        self.shared.cuts.lock().unwrap().extend(after);
+        self.shared.content.lock().unwrap().resumes = kept;
+    }
+
     /// Takes manifests only if everything they name is there.
     pub(crate) fn strict(&self) {
         self.shared.content.lock().unwrap().strict = true;
@@ -341,7 +355,6 @@ pub(crate) fn html(status: u16) -> Response {
 
 /// Announces `length` bytes, sends `bytes` and breaks the connection.
 pub(crate) fn cut(status: u16, headers: &[(&str, &str)], length: usize, bytes: Bytes) -> Response {
-    use futures::StreamExt as _;
     // What is sent leaves the buffers while the stream has nothing more to give.
     let end = futures::stream::once(async {
         tokio::task::yield_now().await;
@@ -355,7 +368,6 @@ pub(crate) fn cut(status: u16, headers: &[(&str, &str)], length: usize, bytes: B
 
 /// Announces `length` bytes, sends `bytes` and then nothing more.
 pub(crate) fn stall(length: usize, bytes: Bytes) -> Response {
-    use futures::StreamExt as _;
     let endless = futures::stream::iter([Ok::<_, Infallible>(bytes)]).chain(futures::stream::pending());
     let mut response = answer(200, &[], Body::from_stream(endless));
     response.headers_mut().insert("content-length", length.into());
@@ -416,10 +428,21 @@ async fn handle(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInf
     if let Some(refusal) = shared.refuses(&seen) {
         return refusal;
     }
-    seen.body = match axum::body::to_bytes(body, usize::MAX).await {
-        Ok(body) => body,
-        Err(_broken) => return error(400, "BLOB_UPLOAD_INVALID", "the body broke off"),
-    };
+    let mut frames = body.into_data_stream();
+    let mut received = Vec::new();
+    let carries = matches!(seen.method, Method::PUT | Method::PATCH) && seen.path.contains("/blobs/uploads/");
+    let cut = if carries { shared.cuts.lock().unwrap().pop_front() } else { None };
+    while let Some(frame) = frames.next().await {
+        received.extend_from_slice(frame.as_deref().unwrap_or_default());
+        let cut_here = cut.is_some_and(|cut| received.len() >= cut);
+        if frame.is_err() || cut_here {
+            received.truncate(cut.unwrap_or(usize::MAX));
+            shared.broken(&seen, &received);
+            // Ends the connection without an answer, and without the noise of a panic.
+            std::panic::resume_unwind(Box::new("the connection broke"));
+        }
+    }
+    seen.body = received.into();
     let late =
         shared.late.lock().unwrap().iter().find(|(method, _)| seen.method == *method).map(|(_, answer)| answer());
     late.unwrap_or_else(|| shared.serve(&seen))
@@ -463,6 +486,16 @@ impl Shared {
         }
         let index = serde_json::json!({"schemaVersion": 2, "manifests": entries});
         answer(200, &[("content-type", "application/vnd.oci.image.index.v1+json")], index.to_string())
+    }
+
+    fn tag_list(&self, repository: &str) -> Response {
+        let content = self.content.lock().unwrap();
+        let names = content.manifests.keys().filter(|(place, name)| place == repository && !name.contains(':'));
+        let tags: Vec<_> = names.map(|(_, name)| name.clone()).collect();
+        if tags.is_empty() {
+            return error(404, "NAME_UNKNOWN", "no such repository");
+        }
+        answer(200, &[], serde_json::json!({"name": repository, "tags": tags}).to_string())
     }
 
     fn token(&self, seen: &Seen) -> Response {
@@ -511,6 +544,9 @@ impl Shared {
         let Some(rest) = seen.path.strip_prefix("/v2/") else { return error(404, "UNKNOWN", "no such page") };
         if let Some((repository, name)) = rest.split_once("/manifests/") {
             return self.manifests(seen, repository, name);
+        }
+        if let Some(repository) = rest.strip_suffix("/tags/list") {
+            return self.tag_list(repository);
         }
         if let Some((repository, subject)) = rest.split_once("/referrers/") {
             return self.referrers(repository, subject);
@@ -583,22 +619,55 @@ impl Shared {
                 return answer(201, &[("docker-content-digest", digest)], "");
             }
             let id = format!("session-{}", content.log.len());
-            content.sessions.insert(id.clone());
+            content.sessions.insert(id.clone(), Vec::new());
             // Relative, with a query of its own.
             return answer(202, &[("location", &format!("/v2/{repository}/blobs/uploads/{id}?_state=a%2Bb"))], "");
         }
-        if !content.sessions.remove(session) {
+        let Some(mut stored) = content.sessions.remove(session) else {
             return error(404, "BLOB_UPLOAD_UNKNOWN", "no such upload");
+        };
+        if seen.query("_state") != Some("a+b") {
+            return error(400, "BLOB_UPLOAD_INVALID", "wrong state");
         }
         if seen.method == Method::DELETE {
             return answer(204, &[], "");
         }
-        let digest = Digest::of(&seen.body).to_string();
-        if seen.query("digest") != Some(&digest) || seen.query("_state") != Some("a+b") {
-            return error(400, "DIGEST_INVALID", "wrong digest or state");
+        if seen.method == Method::PUT {
+            stored.extend_from_slice(&seen.body);
+            let digest = Digest::of(&stored).to_string();
+            if seen.query("digest") != Some(&digest) {
+                return error(400, "DIGEST_INVALID", "wrong digest");
+            }
+            content.blobs.insert((repository.to_owned(), digest.clone()), stored.into());
+            return answer(201, &[("docker-content-digest", &digest)], "");
         }
-        content.blobs.insert((repository.to_owned(), digest.clone()), seen.body.clone());
-        answer(201, &[("docker-content-digest", &digest)], "")
+        let location = format!("/v2/{repository}/blobs/uploads/{session}?_state=a%2Bb");
+        let status = if seen.method == Method::PATCH {
+            let start = seen.header("content-range").and_then(|range| range.split_once('-')?.0.parse().ok());
+            if start.is_some_and(|start: usize| start != stored.len()) {
+                let range = format!("0-{}", stored.len().saturating_sub(1));
+                content.sessions.insert(session.to_owned(), stored);
+                return answer(416, &[("range", &range), ("location", &location)], "");
+            }
+            stored.extend_from_slice(&seen.body);
+            202
+        } else {
+            204
+        };
+        let range = format!("0-{}", stored.len().saturating_sub(1));
+        content.sessions.insert(session.to_owned(), stored);
+        answer(status, &[("range", &range), ("location", &location)], "")
+    }
+
+    /// What is left of an upload whose connection broke after `bytes`.
+    fn broken(&self, seen: &Seen, bytes: &[u8]) {
+        let Some((_, session)) = seen.path.split_once("/blobs/uploads/") else { return };
+        let mut content = self.content.lock().unwrap();
+        if !content.resumes {
+            content.sessions.remove(session);
+        } else if let Some(stored) = content.sessions.get_mut(session) {
+            stored.extend_from_slice(bytes);
+        }
     }
 }
 

@@ -28,6 +28,7 @@ mod outage_leaves_rules_alone;
 mod parts;
 mod policy_conflict_is_found_before_writing;
 mod recovers_without_a_restart;
+mod request_counts;
 mod second_sync_writes_nothing;
 mod spec_changed_in_mid_copy;
 mod stops_gracefully;

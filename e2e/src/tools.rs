@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -481,16 +482,32 @@ fn with_libseccomp(command: &mut Command) -> Result<()> {
 
 /// Debian's package, unpacked into the cache.
 fn libseccomp() -> Result<PathBuf> {
-    let folder = cache()?.join("libseccomp");
+    debian("libseccomp", "libseccomp-dev", "runc is built with it")
+}
+
+/// Debian's docker-registry: distribution 2.8. It comes as a package, because its sources are from before Go modules.
+///
+/// # Errors
+/// When Debian's packages are not to be had here.
+pub fn debian_registry() -> Result<PathBuf> {
+    // Tests run at the same time: one of them fetches it.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _one = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(debian("docker-registry", "docker-registry", "scenarios run against it")?.join("usr/bin/docker-registry"))
+}
+
+/// A package of Debian, unpacked into a folder of the cache.
+fn debian(folder: &str, package: &str, reason: &str) -> Result<PathBuf> {
+    let folder = cache()?.join(folder);
     if !folder.exists() {
-        say("fetching libseccomp-dev, to build runc with");
+        say(&format!("fetching {package}: {reason}"));
         let parent = folder.parent().context("the cache is a root folder")?;
         fs::create_dir_all(parent)?;
         let staging = tempfile::tempdir_in(parent)?;
         let mut download = Command::new("apt-get");
-        download.args(["download", "--quiet", "-o", "APT::Sandbox::User=root", "libseccomp-dev"]);
+        download.args(["download", "--quiet", "-o", "APT::Sandbox::User=root", package]);
         run(download.current_dir(staging.path()))
-            .context("`apt-get update` may help, or `apt-get install libseccomp-dev`")?;
+            .with_context(|| format!("`apt-get update` may help, or `apt-get install {package}`"))?;
         for entry in fs::read_dir(staging.path())? {
             run(Command::new("dpkg-deb").arg("--extract").arg(entry?.path()).arg(staging.path().join("root")))?;
         }

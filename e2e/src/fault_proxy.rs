@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -23,6 +24,8 @@ use crate::wait::eventually;
 
 /// Bytes passed on at once.
 const CHUNK: usize = 16 * 1024;
+/// What the system keeps for a client that does not read.
+const SEND_BUFFER: usize = 16 * 1024;
 /// Longest head of a request or answer.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -344,6 +347,8 @@ impl FaultProxy {
         let upstream: SocketAddr = upstream.parse().with_context(|| format!("`{upstream}` is not an address"))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
+        // Connections inherit it. What a reset takes away is what was counted and is still here.
+        set_socket_send_buffer_size(&listener, SEND_BUFFER)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             upstream,
@@ -705,7 +710,7 @@ async fn forward(
     asked.set("connection", "close");
     match fault {
         Some(Fault::Without(name)) => asked.remove(name),
-        Some(Fault::Path(from, to)) => asked.first = asked.first.replacen(from, to, 1),
+        Some(Fault::Path(from, to)) => asked.first = asked.first.replace(from, to),
         _ => {}
     }
     if let Some(value) = lock(&shared.authorization).as_ref() {

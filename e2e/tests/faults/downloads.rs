@@ -7,7 +7,7 @@ use e2e::wait::LONG;
 
 use crate::way::{Extra, MIB, Way, left_out};
 
-const SIZE: u64 = 16 * MIB;
+const SIZE: u64 = 24 * MIB;
 /// What one break of a download may cost in bytes that are read again.
 const PER_BREAK: u64 = 256 * 1024;
 
@@ -28,8 +28,8 @@ async fn one_reset_is_followed_by_the_rest_alone() {
 }
 
 #[tokio::test]
-async fn sixty_resets_with_progress_are_not_too_many() {
-    breaks(Fault::ResetDown(256 * 1024), 60).await;
+async fn twenty_resets_with_progress_are_not_too_many() {
+    breaks(Fault::ResetDown(768 * 1024), 20).await;
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ async fn circles_end() {
     let circle = Reply::status(307).header("location", &format!("/v2/app/blobs/{layer}"));
     way.from.add(When::kind(Kind::GetBlob).naming(&layer), Fault::Answer(circle));
     let ran = way.run().await;
-    assert!(ran.reason("app").is_some(), "{ran:#?}");
+    assert!(ran.reason("app").is_some(), "{ran}");
     assert!(way.from.of(Kind::GetBlob).len() <= 30, "{:#?}", way.from.of(Kind::GetBlob));
     way.check(&ran, Extra { requests: 30, ..Extra::default() }).await;
     way.heals().await;
@@ -57,7 +57,7 @@ async fn nobody_is_led_to_the_metadata_of_a_cloud() {
     let redirect = Reply::status(307).header("location", place);
     way.from.add(When::kind(Kind::GetBlob).naming(&layer), Fault::Answer(redirect));
     let ran = way.run().await;
-    assert_eq!(ran.reason("app"), Some("PolicyDenied"), "{ran:#?}");
+    assert_eq!(ran.reason("app"), Some("PolicyDenied"), "{ran}");
     way.check(&ran, Extra { requests: 10, ..Extra::default() }).await;
     way.heals().await;
 
@@ -65,7 +65,7 @@ async fn nobody_is_led_to_the_metadata_of_a_cloud() {
     way.small(1).await;
     way.to.add(When::kind(Kind::StartUpload), Fault::Answer(Reply::status(202).header("location", place)));
     let ran = way.run().await;
-    assert_eq!(ran.reason("app-0"), Some("PolicyDenied"), "{ran:#?}");
+    assert_eq!(ran.reason("app-0"), Some("PolicyDenied"), "{ran}");
     way.check(&ran, Extra { requests: 10, ..Extra::default() }).await;
     way.heals().await;
 
@@ -74,7 +74,7 @@ async fn nobody_is_led_to_the_metadata_of_a_cloud() {
     let challenge = format!("Bearer realm=\"{place}\",service=\"e2e\"");
     way.to.add(When::any(), Fault::Answer(Reply::status(401).header("www-authenticate", &challenge)));
     let ran = way.run().await;
-    assert_eq!(ran.reason("app-0"), Some("PolicyDenied"), "{ran:#?}");
+    assert_eq!(ran.reason("app-0"), Some("PolicyDenied"), "{ran}");
     way.check(&ran, Extra { requests: 10, ..Extra::default() }).await;
     way.heals().await;
 }

@@ -4,23 +4,27 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use e2e::fault_proxy::{Fault, Kind, Reply, When};
 
-use crate::way::{Extra, MIB, Way};
+use crate::way::{Extra, MIB, Way, thorough};
 
 /// More often than any request is tried when it fails.
 const STORM: u64 = 8;
 
-/// Every shape of the answer.
+/// The shapes of the answer: all of them, or the plainest and the one that takes most to understand.
 #[expect(clippy::disallowed_methods, reason = "a date is one of the real clock")]
 fn shapes() -> Vec<Reply> {
     let limited = || Reply::status(429);
     let soon = std::time::SystemTime::now() + Duration::from_secs(2);
     let seconds = soon.duration_since(UNIX_EPOCH).expect("now is after 1970").as_secs();
+    let date = limited().header("retry-after", &http_date(seconds));
+    if !thorough() {
+        return vec![limited(), date];
+    }
     vec![
         limited(),
+        date,
         limited().error("TOOMANYREQUESTS", "you have reached your pull rate limit"),
         limited().page(),
         limited().header("retry-after", "0"),
-        limited().header("retry-after", &http_date(seconds)),
     ]
 }
 

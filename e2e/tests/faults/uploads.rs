@@ -32,6 +32,30 @@ async fn a_target_that_keeps_sessions_is_sent_at_most_a_mebibyte_again_per_break
 }
 
 #[tokio::test]
+async fn breaks_at_the_first_bytes_are_told_from_what_was_kept() {
+    // Distribution says `0-0` both of a session with one byte and of one with none.
+    for bytes in [0, 1, 2] {
+        let mut way = Way::start().await;
+        way.layer(SIZE).await;
+        way.to.add(uploads().times(1), Fault::ResetUp(bytes));
+        way.survives(Extra { read: IN_FLIGHT, sent: MIB, requests: 8 }).await;
+        way.is_equal().await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_was_gone_on_with_is_closed_without_data() {
+    let mut way = Way::start().await;
+    let layer = way.layer(SIZE).await;
+    way.to.add(uploads().times(1), Fault::ResetUp(6 * MIB));
+    way.survives(Extra { read: IN_FLIGHT + MIB, sent: MIB, requests: 4 }).await;
+    let closing = way.to.of(Kind::PutUpload).into_iter().rfind(|seen| seen.path.contains(&layer[7..]));
+    // Distribution appends what such a request brings, whatever range it names.
+    assert_eq!(closing.map(|seen| (seen.up, seen.status)), Some((0, Some(201))));
+    way.is_equal().await;
+}
+
+#[tokio::test]
 async fn a_target_that_loses_sessions_is_sent_the_blob_again() {
     // olareg gives a session up with the request that broke.
     breaks(Way::to(Options::olareg("target")).await, 2, 7 * MIB).await;

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help build lint fmt test unit e2e e2e-argocd tools demo bench image manifests install.yaml
+.PHONY: help build lint fmt test unit e2e e2e-argocd tools demo bench faults image manifests install.yaml
 
 # The one place outside the repository that anything is kept in.
 CACHE_ROOT := $(if $(IMAGESET_MIRROR_CACHE),$(IMAGESET_MIRROR_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/imageset-mirror)
@@ -38,6 +38,11 @@ tools: ## Build the real servers that the end-to-end tests start (once; about 20
 e2e: tools ## End-to-end tests on real servers, with the operator as `cargo build` makes it
 	cargo build --locked
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e -- --test-threads=$(E2E_THREADS)
+
+faults: tools ## Everything that goes wrong on the way to a registry, with every kill of the sweeps (`make test` has a sample of them)
+	cargo build --locked
+	cargo test --locked -p e2e --test faults -- --list | tail -n 1
+	FAULTS=all IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e --test faults -- --test-threads=$(E2E_THREADS)
 
 e2e-argocd: tools ## End-to-end tests with the real Argo CD; builds it once (about 5 minutes), and needs redis-server or apt-get
 	cargo run --locked -p e2e -- tools --argocd

@@ -10,6 +10,7 @@ pub mod background;
 pub mod chart;
 pub mod cluster;
 pub mod container;
+pub mod fault_proxy;
 pub mod image;
 pub mod interruption;
 pub mod manifests;

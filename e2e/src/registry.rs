@@ -26,6 +26,9 @@ pub enum Implementation {
     Distribution,
     /// olareg: with a referrers API, without authentication.
     Olareg,
+    /// Debian's docker-registry, distribution 2.8, which many registries are still built on: no referrers API; basic
+    /// authentication only here.
+    Debian,
 }
 
 /// How a registry lets people in.
@@ -65,6 +68,11 @@ impl Options {
     /// olareg on plain HTTP for everybody.
     pub fn olareg(name: &str) -> Self {
         Self { implementation: Implementation::Olareg, ..Self::distribution(name) }
+    }
+
+    /// Debian's docker-registry on plain HTTP for everybody. See [`tools::debian_registry`].
+    pub fn debian(name: &str) -> Self {
+        Self { implementation: Implementation::Debian, ..Self::distribution(name) }
     }
 
     /// With TLS.
@@ -126,13 +134,15 @@ impl Registry {
     /// When it is not ready at the deadline.
     pub async fn start(options: Options) -> Result<Self> {
         crate::pki::install_tls_provider();
-        let tool = match options.implementation {
-            Implementation::Distribution => Tool::Registry,
-            Implementation::Olareg => Tool::Olareg,
-        };
         let olareg = options.implementation == Implementation::Olareg;
         ensure!(!olareg || options.access == Access::Anonymous, "olareg knows no authentication");
-        let program = tokio::task::spawn_blocking(move || tools::ensure(tool)).await??;
+        let implementation = options.implementation;
+        let program = tokio::task::spawn_blocking(move || match implementation {
+            Implementation::Distribution => tools::ensure(Tool::Registry),
+            Implementation::Olareg => tools::ensure(Tool::Olareg),
+            Implementation::Debian => tools::debian_registry(),
+        });
+        let program = program.await??;
         let run = RunFolder::create(&format!("registry-{}", options.name))?;
         run.folder("data")?;
         let log = run.logs().join(format!("{}.{}", options.name, if olareg { "log" } else { "out" }));
@@ -263,7 +273,7 @@ impl Registry {
         let log = fs::read(&self.log).unwrap_or_default();
         let new = log.get(usize::try_from(mark.0)?..).unwrap_or_default();
         let parse = match self.options.implementation {
-            Implementation::Distribution => parse_combined,
+            Implementation::Distribution | Implementation::Debian => parse_combined,
             Implementation::Olareg => parse_slog,
         };
         let requests = String::from_utf8_lossy(new).lines().filter_map(parse).collect::<Vec<_>>();
@@ -308,7 +318,7 @@ impl Registry {
 
     async fn launch(&mut self) -> Result<()> {
         let program = match self.options.implementation {
-            Implementation::Distribution => self.distribution()?,
+            Implementation::Distribution | Implementation::Debian => self.distribution()?,
             Implementation::Olareg => self.olareg(),
         };
         let mut process = Process::spawn(&program, &self.run.logs())?;

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -531,6 +532,17 @@ pub fn redis() -> Result<(PathBuf, Option<PathBuf>)> {
     )?;
     let libraries = folder.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
     Ok((folder.join("usr/bin/redis-server"), Some(libraries)))
+}
+
+/// Debian's docker-registry: distribution 2.8. It comes as a package, because its sources are from before Go modules.
+///
+/// # Errors
+/// When Debian's packages are not to be had here.
+pub fn debian_registry() -> Result<PathBuf> {
+    // Tests run at the same time: one of them fetches it.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _one = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(debian("docker-registry", &["docker-registry"], "to run scenarios against")?.join("usr/bin/docker-registry"))
 }
 
 /// What `skopeo` runs with that a plain system lacks.

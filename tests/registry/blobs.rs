@@ -9,10 +9,10 @@ use super::fake::{answer, cut, error, html, stall};
 use super::*;
 
 /// Large enough to be streamed.
-const LARGE: usize = 1 << 20;
+pub(super) const LARGE: usize = 1 << 20;
 
 /// A source with one blob in `a/b`, a target, and the blob.
-async fn pair(length: usize) -> (FakeRegistry, FakeRegistry, Bytes, Descriptor) {
+pub(super) async fn pair(length: usize) -> (FakeRegistry, FakeRegistry, Bytes, Descriptor) {
     let (from, to) = (FakeRegistry::start().await, FakeRegistry::start().await);
     let bytes = noise(length);
     from.put_blob("a/b", bytes.clone());

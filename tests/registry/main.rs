@@ -9,6 +9,7 @@ mod blobs;
 mod hosts;
 mod login;
 mod manifests;
+mod quirks;
 mod retries;
 
 use std::sync::Arc;

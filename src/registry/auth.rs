@@ -360,7 +360,7 @@ impl Inner {
         .header(ACCEPT, "application/json");
         token.windowed = false;
         token.plain = true;
-        let mut reply = self.send(token).await?;
+        let mut reply = self.send(token.no_pages()).await?;
         match reply.status().as_u16() {
             200..=299 => {}
             401 | 403 if !reply.is_html() => {

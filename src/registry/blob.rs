@@ -313,8 +313,13 @@ impl BlobReader {
         }
         ask.attempts = attempts;
         ask.windowed = self.blob.size <= SMALL_BLOB;
-        let reply = self.client.inner.send(ask).await?;
+        let reply = self.client.inner.send(ask.no_pages()).await?;
         self.request = reply.request.clone();
+        // Links are signed for a time. The registry gives another one.
+        let elsewhere = self.request.host_asked() != self.place.host;
+        if elsewhere && matches!(reply.status().as_u16(), 401 | 403 | 404 | 410) {
+            return Err(reply.error(Problem::Garbled("the address that the registry leads to does not give the blob")));
+        }
         let limits = &self.client.inner.limits;
         match reply.status().as_u16() {
             200..=299 if reply.is_html() => {

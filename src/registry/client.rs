@@ -259,7 +259,7 @@ impl Client {
     async fn head_at(&self, place: &Place, by: By<'_>) -> Result<Head, Error> {
         let path = format!("manifests/{}", by.path());
         let ask = self.ask(place, Method::HEAD, &path, by.asked(&place.repository)).header(ACCEPT, media_type::ACCEPT);
-        let reply = self.inner.send(ask).await?;
+        let reply = self.inner.send(ask.no_pages()).await?;
         match reply.status().as_u16() {
             200..=299 if reply.is_html() => Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() })),
             200..=299 => match (content_digest(&reply), by) {
@@ -304,7 +304,7 @@ impl Client {
         loop {
             let ask =
                 self.ask(place, Method::GET, &path, by.asked(&place.repository)).header(ACCEPT, media_type::ACCEPT);
-            let mut reply = self.inner.send(ask).await?;
+            let mut reply = self.inner.send(ask.no_pages()).await?;
             match reply.status().as_u16() {
                 200..=299 => {}
                 404 => return reply.absent().await.map(|()| None),
@@ -353,7 +353,7 @@ impl Client {
         let mut tried = Tried::default();
         for place in self.places(repository, &asked)? {
             let ask = self.ask(&place, Method::HEAD, &format!("blobs/{digest}"), asked.clone());
-            let found = match self.inner.send(ask).await {
+            let found = match self.inner.send(ask.no_pages()).await {
                 Ok(reply) => match reply.status().as_u16() {
                     200..=299 if reply.is_html() => {
                         Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }))

@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use url::Url;
 
 use super::Side;
+use super::reply::DISK_FULL;
 use crate::failure::{Failure, Reason, cut};
 
 /// Longest text taken over from a registry's error answer.
@@ -41,6 +42,13 @@ pub(super) struct Request {
     pub(super) url: String,
     /// What was asked for, in words: `manifest a/b:1`.
     pub(super) asked: String,
+}
+
+impl Request {
+    /// `host[:port]` that was asked last.
+    pub(super) fn host_asked(&self) -> String {
+        Url::parse(&self.url).map(|url| authority(&url)).unwrap_or_default()
+    }
 }
 
 /// What went wrong, as one of a closed list that decides reason and class.
@@ -236,7 +244,7 @@ impl Error {
 
     /// `host[:port]` that was asked last.
     pub(super) fn asked_of(&self) -> String {
-        Url::parse(self.url()).map(|url| authority(&url)).unwrap_or_default()
+        self.inner.request.host_asked()
     }
 
     /// The HTTP status, if there was an answer.
@@ -291,9 +299,11 @@ impl Error {
             };
         }
         // No registry has a code of its own for an exceeded quota: it comes as DENIED or UNKNOWN with a sentence.
+        let full = || detail == Some(DISK_FULL);
         let quota = || detail.is_some_and(|text| text.to_ascii_lowercase().contains("quota"));
         match (status, code) {
             (_, Some("QUOTA_EXCEEDED")) | (507, _) => Reason::TargetQuota,
+            (500..=599, _) if full() => Reason::TargetQuota,
             (400..=403 | 405 | 409 | 412 | 413, _) if quota() => Reason::TargetQuota,
             (_, Some("TAG_IMMUTABLE")) => Reason::TargetTagImmutable,
             (409 | 412, _) if *method == Method::PUT => Reason::TargetTagImmutable,

@@ -13,6 +13,9 @@ use super::{Error, Permit, Problem, Trouble};
 /// The longest `Retry-After` that is believed: sums of such times stay far below what a number can hold.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(30 * 24);
 
+/// What an operating system says for `ENOSPC`.
+pub(super) const DISK_FULL: &str = "no space left on device";
+
 /// The most that is read of an answer that is an error.
 pub(super) const MAX_ERROR: u64 = 64 << 10;
 
@@ -102,11 +105,11 @@ impl Reply {
         if self.is_html() && status.is_client_error() && status != StatusCode::PAYLOAD_TOO_LARGE && !passes(code) {
             return self.error(Problem::NotRegistry { status: code });
         }
-        let envelope = match self.bytes(MAX_ERROR).await {
-            Ok(body) => Envelope::read(&body),
-            Err(_unreadable) => None,
-        };
-        let Envelope { code: name, message } = envelope.unwrap_or_default();
+        let body = self.bytes(MAX_ERROR).await.unwrap_or_default();
+        let Envelope { code: name, message } = Envelope::read(&body).unwrap_or_default();
+        // Whoever says so says it somewhere in what is meant for administrators, and not always in a message.
+        let full = String::from_utf8_lossy(&body).to_ascii_lowercase().contains(DISK_FULL);
+        let message = if full { Some(DISK_FULL.to_owned()) } else { message };
         self.error(Problem::Status { status: code, code: name, detail: message, after })
     }
 

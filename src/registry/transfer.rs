@@ -181,6 +181,11 @@ pub async fn send(
         };
         let mut open = match opened {
             Ok(open) => open,
+            Err(error) if reads < READS && is_other(&error) => {
+                reads += 1;
+                session = Some(begun);
+                continue;
+            }
             Err(error) => {
                 abandon(Some(begun)).await;
                 return Err(error);

@@ -59,6 +59,8 @@ pub(super) struct Ask<'a> {
     pub(super) asked: String,
     /// How often to try in all.
     pub(super) attempts: u32,
+    /// A page made for browsers is not the registry's answer, and may be another one a little later.
+    pub(super) no_pages: bool,
     /// Whether it takes a place in the window for metadata.
     pub(super) windowed: bool,
     /// Plain HTTP is allowed at other hosts, because the registry itself is spoken to in plain HTTP.
@@ -77,9 +79,16 @@ impl<'a> Ask<'a> {
             authorization: None,
             asked,
             attempts: 0,
+            no_pages: false,
             windowed: true,
             plain: false,
         }
+    }
+
+    /// Not answered by a page.
+    pub(super) fn no_pages(mut self) -> Self {
+        self.no_pages = true;
+        self
     }
 
     pub(super) fn header(mut self, name: http::HeaderName, value: &str) -> Self {
@@ -168,7 +177,7 @@ impl Inner {
             let attempt = if nested {
                 None
             } else {
-                let admitted = host.admit(timing.outage).await;
+                let admitted = host.admit(ask.url.path(), timing.outage).await;
                 Some(admitted.map_err(|problem| self.ask_error(&ask, problem))?)
             };
             if limited > 0 {
@@ -177,6 +186,9 @@ impl Inner {
             let once = matches!(ask.payload, Payload::Stream(_));
             let error = match self.once(&mut ask, permit, failed + limited > 0).await {
                 Ok(reply) if passes(reply.status().as_u16()) => reply.into_error().await,
+                Ok(reply) if ask.no_pages && reply.is_html() && matches!(reply.status().as_u16(), 200..=299 | 404) => {
+                    reply.error(Problem::NotRegistry { status: reply.status().as_u16() })
+                }
                 Ok(reply) => {
                     if let Some(attempt) = attempt {
                         attempt.answered();
@@ -201,6 +213,7 @@ impl Inner {
                 Problem::Unreachable(_) => (true, None),
                 Problem::RateLimited { after } => (true, *after),
                 Problem::Status { status, after, .. } => (passes(*status), *after),
+                Problem::NotRegistry { status: 200..=299 | 404 } => (ask.no_pages, None),
                 _ => (false, None),
             };
             if !passing || once {

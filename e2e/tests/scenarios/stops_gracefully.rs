@@ -60,20 +60,20 @@ async fn transfers_that_stand_still_are_cut_off_and_said_to_be_interrupted() {
 #[tokio::test]
 async fn a_transfer_that_goes_on_may_end_and_nothing_new_is_begun() {
     let (world, proxy, mut operator, api) = caught("10m").await;
-    let sent = uploads(&world.target.requests().await.expect("the log"));
-    let caught = sent.keys().filter(|(repository, _)| repository == "big").count();
     operator.process().signal(Signal::TERM).expect("it is asked to end");
     let waiting = &operator;
     eventually(SHORT, "it not to be ready any more", || async { Ok((!waiting.is_ready().await).then_some(())) })
         .await
         .expect("it is not ready from the signal on");
     assert!(operator.process().try_wait().expect("a process").is_none(), "it waits for the transfer");
+    let mark = world.target.mark().await.expect("the log");
     proxy.release();
     let status = operator.process().wait(LONG).await.expect("it ends");
     assert!(status.success(), "{status}");
-    let sent: Vec<_> = uploads(&world.target.requests().await.expect("the log")).into_keys().collect();
-    let blobs = sent.iter().filter(|(repository, _)| repository == "big").count();
-    // One at a time: the one that was caught, and the few that were there before it.
-    assert_eq!(blobs, caught + 1, "the transfer under way has ended, and no other was begun: {sent:?}");
+    let since = world.target.requests_since(mark).await.expect("the log");
+    let requests =
+        |method| since.iter().filter(move |request| request.method == method && request.path.contains("/blobs/"));
+    assert!(requests("PUT").count() > 0, "the transfer under way has ended: {since:#?}");
+    assert_eq!(requests("POST").count(), 0, "no other was begun: {since:#?}");
     left_in_order(&world, &api).await;
 }

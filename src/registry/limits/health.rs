@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::registry::Problem;
+use crate::registry::{Problem, Trouble};
 
 /// Failures in a row, without an answer in between, after which a host counts as down.
 const DOWN_AFTER: u32 = 4;
@@ -36,7 +36,12 @@ struct Down {
     pause: Duration,
     /// Somebody is looking.
     looking: bool,
+    /// What the last look was at.
+    looked_at: Option<Subject>,
 }
+
+/// Tells one thing that is asked for from others, however often it is asked for.
+pub(super) type Subject = u64;
 
 /// What is known about the health of one host.
 #[derive(Debug)]
@@ -44,6 +49,10 @@ pub(super) struct Health {
     /// It has answered before: then it is waited for.
     known: bool,
     failures: u32,
+    /// What failed first since the last answer, and whether something else did too: one thing alone that is never answered
+    /// need not be the host.
+    failed: Option<Subject>,
+    several: bool,
     down: Option<Down>,
     reserve: f64,
     trickled: Option<Instant>,
@@ -51,16 +60,18 @@ pub(super) struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { known: false, failures: 0, down: None, reserve: RESERVE, trickled: None }
+        Self { known: false, failures: 0, failed: None, several: false, down: None, reserve: RESERVE, trickled: None }
     }
 }
 
 impl Health {
     /// Whether a request may be made. Of a host that is down only one at a time is, now and then, whoever it is.
-    pub(super) fn admit(&mut self, now: Instant, patience: Duration) -> Admission {
+    pub(super) fn admit(&mut self, now: Instant, subject: Subject, patience: Duration) -> Admission {
         let Some(down) = &mut self.down else { return Admission::Go };
-        if !down.looking && now >= down.look_at {
-            down.looking = true;
+        // What was looked at in vain lets others go first.
+        let look_at = if down.looked_at == Some(subject) { down.look_at + LOOK.0 } else { down.look_at };
+        if !down.looking && now >= look_at {
+            (down.looking, down.looked_at) = (true, Some(subject));
             return Admission::Go;
         }
         let end = down.since + patience;
@@ -68,20 +79,23 @@ impl Health {
             return Admission::Down(down.problem.clone());
         }
         // Whoever looks may be dropped, and is then followed by another.
-        if down.looking { Admission::Wait(end.min(now + LOOK.1)) } else { Admission::Wait(end.min(down.look_at)) }
+        if down.looking { Admission::Wait(end.min(now + LOOK.1)) } else { Admission::Wait(end.min(look_at)) }
     }
 
     /// A request was answered, whatever the answer.
     pub(super) fn answered(&mut self) {
         self.known = true;
-        self.failures = 0;
+        (self.failures, self.failed, self.several) = (0, None, false);
         self.down = None;
         self.reserve = (self.reserve + EARNED).min(RESERVE);
     }
 
     /// A request was not answered, or by something before the host that cannot reach it.
-    pub(super) fn failed(&mut self, now: Instant, problem: &Problem, jitter: f64) {
+    pub(super) fn failed(&mut self, now: Instant, subject: Subject, problem: &Problem, jitter: f64) {
         self.failures = self.failures.saturating_add(1);
+        self.several |= *self.failed.get_or_insert(subject) != subject;
+        // Without a connection it is the host, whatever was asked for.
+        self.several |= matches!(problem, Problem::Unreachable(Trouble::Connect | Trouble::Name));
         let told = match problem {
             Problem::Status { after, .. } => after.unwrap_or_default().min(LOOK.1),
             _ => Duration::ZERO,
@@ -93,16 +107,23 @@ impl Health {
                 down.looking = false;
             }
             down.problem = problem.clone();
-        } else if self.known && self.failures >= DOWN_AFTER {
+        } else if self.known && self.several && self.failures >= DOWN_AFTER {
             let look_at = now + LOOK.0.max(told);
-            self.down = Some(Down { since: now, problem: problem.clone(), look_at, pause: LOOK.0, looking: false });
+            self.down = Some(Down {
+                since: now,
+                problem: problem.clone(),
+                look_at,
+                pause: LOOK.0,
+                looking: false,
+                looked_at: None,
+            });
         }
     }
 
     /// Nobody knows how a request ended: whoever made it has gone.
     pub(super) fn unknown(&mut self) {
         if let Some(down) = &mut self.down {
-            down.looking = false;
+            (down.looking, down.looked_at) = (false, None);
         }
     }
 
@@ -139,7 +160,6 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Trouble;
 
     const PATIENCE: Duration = Duration::from_mins(15);
     const CUT: Problem = Problem::Unreachable(Trouble::Cut);
@@ -147,9 +167,9 @@ mod tests {
     fn broken(now: Instant) -> Health {
         let mut health = Health::default();
         health.answered();
-        for _ in 0..DOWN_AFTER {
-            assert_eq!(health.admit(now, PATIENCE), Admission::Go);
-            health.failed(now, &CUT, 1.0);
+        for subject in 0..DOWN_AFTER {
+            assert_eq!(health.admit(now, subject.into(), PATIENCE), Admission::Go);
+            health.failed(now, subject.into(), &CUT, 1.0);
         }
         health
     }
@@ -161,40 +181,40 @@ mod tests {
         assert!(health.is_down());
         let (mut now, mut looks) = (start, 0);
         while now < start + PATIENCE {
-            match health.admit(now, PATIENCE) {
+            match health.admit(now, looks, PATIENCE) {
                 Admission::Go => {
                     looks += 1;
                     // A second one has to wait.
-                    assert!(matches!(health.admit(now, PATIENCE), Admission::Wait(_)));
-                    health.failed(now, &CUT, 1.0);
+                    assert!(matches!(health.admit(now, 0, PATIENCE), Admission::Wait(_)));
+                    health.failed(now, looks, &CUT, 1.0);
                 }
                 Admission::Wait(until) => now = until,
                 Admission::Down(_) => unreachable!("not yet"),
             }
         }
         assert!((30..50).contains(&looks), "{looks}");
-        assert_eq!(health.admit(now, PATIENCE), Admission::Down(CUT));
+        assert_eq!(health.admit(now, 1, PATIENCE), Admission::Down(CUT));
         // It may come back all the same.
-        assert_eq!(health.admit(now + LOOK.1, PATIENCE), Admission::Go);
+        assert_eq!(health.admit(now + LOOK.1, 1, PATIENCE), Admission::Go);
         health.answered();
-        assert_eq!(health.admit(now, PATIENCE), Admission::Go);
+        assert_eq!(health.admit(now, 1, PATIENCE), Admission::Go);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_host_that_never_answered_is_not_waited_for() {
         let (mut health, now) = (Health::default(), Instant::now());
-        for _ in 0..100 {
-            health.failed(now, &CUT, 1.0);
+        for subject in 0..100 {
+            health.failed(now, subject, &CUT, 1.0);
         }
-        assert_eq!(health.admit(now, PATIENCE), Admission::Go);
+        assert_eq!(health.admit(now, 1, PATIENCE), Admission::Go);
     }
 
     #[tokio::test(start_paused = true)]
     async fn single_failures_between_answers_do_not_take_a_host_down() {
         let (mut health, now) = (Health::default(), Instant::now());
-        for _ in 0..100 {
+        for subject in 0..100 {
             health.answered();
-            health.failed(now, &CUT, 1.0);
+            health.failed(now, subject, &CUT, 1.0);
         }
         assert!(!health.is_down());
     }
@@ -204,9 +224,9 @@ mod tests {
         let start = Instant::now();
         let mut health = broken(start);
         let now = start + LOOK.0;
-        assert_eq!(health.admit(now, PATIENCE), Admission::Go);
+        assert_eq!(health.admit(now, 1, PATIENCE), Admission::Go);
         health.unknown();
-        assert_eq!(health.admit(now, PATIENCE), Admission::Go);
+        assert_eq!(health.admit(now, 1, PATIENCE), Admission::Go);
     }
 
     #[tokio::test(start_paused = true)]
@@ -222,5 +242,30 @@ mod tests {
         assert_eq!((0..1000).filter(|_| again(&mut health, start)).count(), 10);
         assert_eq!(health.again(start), Err(start + TRICKLE));
         assert_eq!(health.again(start + TRICKLE), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_thing_that_is_never_answered_does_not_take_a_host_down_unless_nothing_gets_through() {
+        let now = Instant::now();
+        for (problem, down) in [(CUT, false), (Problem::Unreachable(Trouble::Connect), true)] {
+            let mut health = Health::default();
+            health.answered();
+            for _ in 0..100 {
+                health.failed(now, 7, &problem, 1.0);
+            }
+            assert_eq!(health.is_down(), down, "{problem:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_looked_at_in_vain_lets_others_go_first() {
+        let start = Instant::now();
+        let mut health = broken(start);
+        let now = start + LOOK.0;
+        assert_eq!(health.admit(now, 7, PATIENCE), Admission::Go);
+        health.failed(now, 7, &CUT, 1.0);
+        let now = now + LOOK.0 * 2;
+        assert_eq!(health.admit(now, 7, PATIENCE), Admission::Wait(now + LOOK.0));
+        assert_eq!(health.admit(now, 8, PATIENCE), Admission::Go);
     }
 }

@@ -9,6 +9,7 @@ mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Problem, Side};
 use crate::gate::Place;
-use health::{Admission, Health};
+use health::{Admission, Health, Subject};
 use pace::Pace;
 pub use window::Share;
 use window::{Fair, Window};
@@ -244,6 +245,7 @@ impl Permit {
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
     host: &'a Host,
+    subject: Subject,
     ended: bool,
 }
 
@@ -282,7 +284,7 @@ impl Attempt<'_> {
         let went_down = {
             let mut health = lock(&self.host.health);
             let was_down = health.is_down();
-            health.failed(Instant::now(), problem, fastrand::f64());
+            health.failed(Instant::now(), self.subject, problem, fastrand::f64());
             health.is_down() && !was_down
         };
         if went_down {
@@ -342,17 +344,20 @@ impl Host {
         [&self.source_bulk, &self.target_bulk, &self.metadata].map(|window| window.gauge())
     }
 
-    /// Waits until a request may be made: while the host is down, and at its pace.
+    /// Waits until a request for `path` may be made: while the host is down, and at its pace.
     ///
     /// # Errors
     /// What the host failed with, if it has been down for longer than `patience`.
-    pub(super) async fn admit(&self, patience: Duration) -> Result<Attempt<'_>, Problem> {
+    pub(super) async fn admit(&self, path: &str, patience: Duration) -> Result<Attempt<'_>, Problem> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        path.hash(&mut hasher);
+        let subject = hasher.finish();
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             // Registered before looking, so that no change in between is missed.
             changed.as_mut().enable();
-            let admission = lock(&self.health).admit(Instant::now(), patience);
+            let admission = lock(&self.health).admit(Instant::now(), subject, patience);
             match admission {
                 Admission::Go => break,
                 Admission::Down(problem) => return Err(problem),
@@ -360,7 +365,7 @@ impl Host {
                 Admission::Wait(until) => drop(timeout_at(until, changed).await),
             }
         }
-        let attempt = Attempt { host: self, ended: false };
+        let attempt = Attempt { host: self, subject, ended: false };
         let now = Instant::now();
         let at = lock(&self.pace).next(now);
         if at > now {

@@ -72,3 +72,11 @@ pub fn objects(text: &str) -> Result<Vec<Value>> {
 pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object.get("kind").and_then(Value::as_str) == Some(kind)).collect()
 }
+
+/// The objects of `helm test` of a release.
+///
+/// # Errors
+/// As [`helm`], or when there is no such release.
+pub fn hooks(cluster: &Cluster, release: &str, namespace: &str) -> Result<Vec<Value>> {
+    objects(&helm(Some(cluster), &["get", "hooks", release, "--namespace", namespace])?.ok()?)
+}

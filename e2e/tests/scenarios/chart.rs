@@ -69,7 +69,8 @@ fn the_chart_has_the_version_and_the_image_of_the_operator() {
     let listed: BTreeSet<&str> = list(&listed, "").map(|image| text(image, "/image")).collect();
     let objects = rendered(&[]);
     let deployment = list(only(&objects, "Deployment"), "/spec/template/spec/containers");
-    let used: BTreeSet<&str> = deployment.map(|container| text(container, "/image")).collect();
+    let test = list(only(&objects, "Pod"), "/spec/containers");
+    let used: BTreeSet<&str> = deployment.chain(test).map(|container| text(container, "/image")).collect();
     assert_eq!(used, listed);
 }
 
@@ -207,15 +208,58 @@ fn the_operator_understands_the_arguments_of_every_value_set() {
     let binary = binary().expect("an operator");
     for (name, path) in value_sets().expect("value sets") {
         let objects = rendered(&["--values", &path.display().to_string()]);
-        let container = &only(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
-        let args: Vec<&str> = list(container, "/args").filter_map(Value::as_str).collect();
-        // There is no API server, and the ports may be taken: it gives up, but not because of its arguments.
-        let mut command = Command::new(&binary);
-        command.args(&args).env_clear().env("KUBECONFIG", "/nonexistent").stdin(Stdio::null());
-        let output = command.output().expect("it runs");
-        assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        let output = command.arg("--no-such-flag").output().expect("it runs");
-        assert_eq!(output.status.code(), Some(2), "{name}");
+        let test = only(&objects, "Pod");
+        for pod in [&only(&objects, "Deployment")["spec"]["template"], test] {
+            let args = list(pod, "/spec/containers/0/args").filter_map(Value::as_str);
+            // There is no API server, and the ports may be taken: it gives up, but not because of its arguments.
+            let mut command = Command::new(&binary);
+            command.args(args).env_clear().env("KUBECONFIG", "/nonexistent").stdin(Stdio::null());
+            let output = command.output().expect("it runs");
+            assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            let output = command.arg("--no-such-flag").output().expect("it runs");
+            assert_eq!(output.status.code(), Some(2), "{name}");
+        }
+    }
+}
+
+/// What `helm test` runs is part of no Service, budget or replica set of the operator; the operator's policy lets it ask for
+/// readiness, and its own lets it out.
+#[test]
+fn the_test_is_none_of_the_operators_pods_and_reaches_it() {
+    let objects = rendered(&["--set", "networkPolicy.enabled=true,probePort=9091"]);
+    let test = &only(&objects, "Pod")["metadata"]["labels"];
+    let operator = &only(&objects, "Deployment")["spec"]["template"]["metadata"]["labels"];
+    let selects = |selector: &Value, labels: &Value| {
+        selector.as_object().is_some_and(|wanted| wanted.iter().all(|(key, value)| labels[key] == *value))
+    };
+    for (kind, pointer) in [
+        ("Service", "/spec/selector"),
+        ("Deployment", "/spec/selector/matchLabels"),
+        ("PodDisruptionBudget", "/spec/selector/matchLabels"),
+    ] {
+        let selector = only(&objects, kind).pointer(pointer).expect("a selector");
+        assert_eq!((selects(selector, operator), selects(selector, test)), (true, false), "{kind}");
+    }
+    let policies = of_kind(&objects, "NetworkPolicy");
+    let policy = |labels: &Value| {
+        let mut of = policies.iter().filter(|policy| selects(&policy["spec"]["podSelector"]["matchLabels"], labels));
+        let found = of.next().expect("a policy");
+        assert_eq!(of.next(), None, "one policy for a pod");
+        &found["spec"]
+    };
+    let allows = |rules: &Value, side: &str, labels: &Value, port: &Value| {
+        list(rules, "").any(|rule| {
+            list(rule, &format!("/{side}")).any(|peer| selects(&peer["podSelector"]["matchLabels"], labels))
+                && list(rule, "/ports").any(|open| open["port"] == *port)
+        })
+    };
+    assert!(allows(&policy(operator)["ingress"], "from", test, &json!("probes")), "{policies:#?}");
+    assert!(allows(&policy(test)["egress"], "to", operator, &json!(9091)), "{policies:#?}");
+    // Nothing of it is an object of the release, or stays.
+    for object in [only(&objects, "Pod"), policies.iter().find(|it| it["spec"] == *policy(test)).expect("its policy")] {
+        let annotations = &object["metadata"]["annotations"];
+        assert_eq!(annotations["helm.sh/hook"], "test");
+        assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded,hook-failed");
     }
 }
 

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod container;
 pub mod image;
 pub mod interruption;
+pub mod layout;
 pub mod manifests;
 pub mod mirror_sets;
 pub mod mirrorconf;

@@ -193,6 +193,31 @@ annotations:
   {{- end }}
 {{- end }}
 
+{{/* Whether admission policies are made. By version: what is rendered without a cluster knows no kinds. */}}
+{{- define "imageset-mirror.admission" -}}
+{{- $served := semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}
+{{- $enabled := toString .Values.admissionPolicy.enabled }}
+{{- if or (eq $enabled "true") (and $served (eq $enabled "auto")) }}true{{ end }}
+{{- end }}
+
+{{/* What objects may ask for, as the policy reads it; empty for anything. */}}
+{{- define "imageset-mirror.limits" -}}
+{{- with .Values.admissionPolicy.limits }}
+{{- with .registries }}
+registries: {{ join " " . | quote }}
+{{- end }}
+{{- if .verifyTLS }}
+tls: Verify
+{{- end }}
+{{- with .maxImages }}
+maxImages: {{ int . | quote }}
+{{- end }}
+{{- with .maxConcurrency }}
+maxConcurrency: {{ int . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Where names are asked for: 5353 is where OpenShift's DNS pods listen. */}}
 {{- define "imageset-mirror.dns-ports" -}}
 {{- range $port := list 53 5353 }}

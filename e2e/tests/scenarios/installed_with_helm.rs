@@ -108,6 +108,37 @@ async fn two_namespaces_are_served_with_the_permissions_of_the_chart_and_its_cer
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_an_election_there_is_no_lease_and_no_permission_for_one() {
+    let world = World::start().await.expect("the world starts");
+    let cluster = &world.cluster;
+    world.add_access(RELEASE).await.expect("a namespace");
+    install(cluster, "--set=crds.install=false,replicaCount=1,leaderElection.enabled=false");
+    let deployment = parse_deployment(&helm_ok(cluster, &["get", "manifest", RELEASE])).expect("a Deployment");
+    let account = deployment.service_account.as_str();
+    let mut operator = Operator::start(cluster, &deployment, &Overrides::default()).await.expect("it starts");
+    operator.until_ready(LONG).await.expect("it is ready");
+
+    let source = world.source().expect("a client");
+    let app = source.push_image("team/app", "v1", ImageSpec::seeded(1)).await.expect("an image");
+    let object = world.image_set_mirror(RELEASE, "app", &[&format!("team/app@{}", app.digest)]);
+    world.apply(&object).await.expect("an object");
+    until_ready(&world.mirrors(RELEASE).await.expect("a client"), "app", LONG).await.expect("it works");
+    assert!(operator.metrics().await.expect("metrics").contains("\nimagesetmirror_leader 1\n"));
+    let (code, text) = run_test(cluster, &operator).await;
+    assert!(code == Some(0) && !text.contains("leases"), "{text}");
+    assert!(operator.terminate().await.expect("it ends").success());
+
+    let args = ["get", "leases", "--namespace", RELEASE, "-o", "name"];
+    assert_eq!(cluster.kubectl(&args).await.expect("kubectl").ok().expect("a list"), "");
+    let grants = rbac::grants(cluster, RELEASE, account).await.expect("grants");
+    assert!(!grants.is_empty() && grants.iter().all(|grant| grant.resource != "leases"), "{grants:#?}");
+    let events = cluster.audit().expect("the audit log").into_iter();
+    let own: Vec<_> = events.filter(|event| event.is_by(RELEASE, account)).collect();
+    assert!(own.len() > 10 && own.iter().all(|event| event.resource != "leases"), "{own:#?}");
+    assert!(!own.iter().any(e2e::cluster::AuditEvent::is_refused), "{own:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_output_that_the_chart_does_not_permit_is_named_and_the_other_is_written() {
     let world = World::start().await.expect("the world starts");
     let cluster = &world.cluster;

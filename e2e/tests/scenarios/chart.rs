@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use e2e::chart::{NAME, folder, helm, objects, of_kind, template, value_sets};
+use e2e::chart::{NAME, folder, helm, helm_of, objects, of_kind, template, value_sets};
 use e2e::cluster::Cluster;
 use e2e::operator::{binary, repository};
 use e2e::tools::{self, Tool};
@@ -328,9 +328,21 @@ async fn an_api_server_with_restricted_pods_takes_every_value_set() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_installed_changed_rolled_back_removed_and_taken_up_again() {
+    goes_through_its_life(Tool::Helm).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_of_helm_4_is_installed_changed_rolled_back_removed_and_taken_up_again() {
+    goes_through_its_life(Tool::Helm4).await;
+}
+
+async fn goes_through_its_life(tool: Tool) {
     let cluster = Cluster::start().await.expect("the cluster starts");
     let chart = folder().display().to_string();
-    let run = |args: &[&str]| helm(Some(&cluster), args).expect("helm").ok().expect("helm succeeds");
+    let run = |args: &[&str]| {
+        let output = tokio::task::block_in_place(|| helm_of(tool, Some(&cluster), args));
+        output.expect("helm").ok().expect("helm succeeds")
+    };
     let release = ["--namespace", NAME];
     let install = [&["install", NAME, &chart, "--create-namespace"], release.as_slice()].concat();
     let notes = run(&install);

@@ -49,8 +49,8 @@ e2e-argocd: tools ## End-to-end tests with the real Argo CD; builds it once (abo
 	cargo build --locked
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/debug/imageset-mirror" cargo test --locked -p e2e --test argocd -- --ignored --test-threads=$(E2E_THREADS)
 
-image: build ## Build the operator's image as an OCI layout in target/image, without a container engine
-	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --locked -p e2e -- image
+image: build ## Build the operator's image in target/image, without a container engine; PUSH=HOST/NAME:TAG pushes it
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --locked -p e2e -- image $(if $(PUSH),--push "$(PUSH)" -- $(PUSH_FLAGS))
 
 demo: build tools ## Show the whole thing on this machine; KEEP=1 leaves it running
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --locked -p e2e -- demo

@@ -152,6 +152,17 @@ pub enum Ended {
     Lost,
 }
 
+/// What stands in for an [`Elector`] where there is no election: this process leads from the start, until `stop` is cancelled.
+pub fn alone(stop: CancellationToken) -> (Fence, watch::Receiver<Leadership>, impl Future<Output = Ended>) {
+    let (leads, leadership) = watch::channel(Leadership::Leading);
+    let ended = async move {
+        stop.cancelled().await;
+        leads.send_replace(Leadership::Released);
+        Ended::Released
+    };
+    (Fence::always(), leadership, ended)
+}
+
 /// Answers, without a call, whether the lease still protects a write that is about to be sent.
 #[derive(Clone, Debug)]
 pub struct Fence(Arc<Mutex<Deadline>>);

@@ -62,7 +62,6 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let config = kube::Config::infer().await.context("finding the API server (in a pod, or by KUBECONFIG)")?;
     let client = ClientBuilder::try_from(config.clone()).context("making a client for the API server")?;
     let client = client.with_layer(&CountRequests::new(metrics.clone())).build();
-    let lease_client = lease::client(config, &lease_settings).context("making a client for the lease")?;
     {
         let (client, namespaces, health) = (client.clone(), settings.watch_namespaces.clone(), health.clone());
         let stop = stop.clone();
@@ -77,20 +76,24 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         });
     }
 
-    let identity = lease::identity(&args.pod_name);
-    let elector = Elector::new(lease_client, &args.namespace, &args.lease_name, identity, lease_settings)?;
-    let fence = elector.fence();
-    let watchdog = elector.watchdog();
-    health.watch("lease", Arc::new(move || watchdog.check()));
-    let mut leadership = elector.leadership();
     let release = CancellationToken::new();
-    let electing = tracker.spawn(elector.run(release.clone()));
+    let (fence, mut leadership, electing) = if args.leader_elect {
+        let lease_client = lease::client(config, &lease_settings).context("making a client for the lease")?;
+        let identity = lease::identity(&args.pod_name);
+        let elector = Elector::new(lease_client, &args.namespace, &args.lease_name, identity, lease_settings)?;
+        let watchdog = elector.watchdog();
+        health.watch("lease", Arc::new(move || watchdog.check()));
+        (elector.fence(), elector.leadership(), tracker.spawn(elector.run(release.clone())))
+    } else {
+        let (fence, leadership, ended) = lease::alone(release.clone());
+        (fence, leadership, tracker.spawn(ended))
+    };
 
     let leading = leadership.wait_for(|state| *state == lease::Leadership::Leading);
     let leads = matches!(stop.run_until_cancelled(leading).await, Some(Ok(_)));
     let mut result = Ok(());
     if leads {
-        tracing::info!(namespace = args.namespace, lease = args.lease_name, "leading");
+        tracing::info!(namespace = args.namespace, lease = args.leader_elect.then_some(args.lease_name), "leading");
         metrics.leads(true);
         let running = controller::run(client, settings, fence, leadership, metrics.clone(), clock, stop.clone());
         result = running.await;

@@ -35,13 +35,21 @@ pub fn value_sets() -> Result<Vec<(String, PathBuf)>> {
     Ok(sets)
 }
 
-/// Runs helm, against `cluster` or none, with nothing of the user's own settings.
+/// Runs helm 3, against `cluster` or none, with nothing of the user's own settings.
 ///
 /// # Errors
 /// When it cannot be built or started; a refused command is an [`Output`] like any other.
 pub fn helm(cluster: Option<&Cluster>, args: &[&str]) -> Result<Output> {
+    helm_of(Tool::Helm, cluster, args)
+}
+
+/// The same with [`Tool::Helm`] or [`Tool::Helm4`].
+///
+/// # Errors
+/// As [`helm`].
+pub fn helm_of(helm: Tool, cluster: Option<&Cluster>, args: &[&str]) -> Result<Output> {
     let home = tempfile::tempdir()?;
-    let mut command = Command::new(tools::ensure(Tool::Helm)?);
+    let mut command = Command::new(tools::ensure(helm)?);
     command.args(args).env_clear().env("HOME", home.path()).stdin(Stdio::null());
     // Without a kubeconfig helm would try whatever listens on localhost.
     let kubeconfig = cluster.map_or_else(|| home.path().join("none"), |cluster| cluster.kubeconfig().to_owned());
@@ -71,4 +79,12 @@ pub fn objects(text: &str) -> Result<Vec<Value>> {
 /// The objects of one kind.
 pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object.get("kind").and_then(Value::as_str) == Some(kind)).collect()
+}
+
+/// The objects of `helm test` of a release.
+///
+/// # Errors
+/// As [`helm`], or when there is no such release.
+pub fn hooks(cluster: &Cluster, release: &str, namespace: &str) -> Result<Vec<Value>> {
+    objects(&helm(Some(cluster), &["get", "hooks", release, "--namespace", namespace])?.ok()?)
 }

@@ -13,6 +13,7 @@ pub mod container;
 pub mod fault_proxy;
 pub mod image;
 pub mod interruption;
+pub mod layout;
 pub mod manifests;
 pub mod mirror_sets;
 pub mod mirrorconf;

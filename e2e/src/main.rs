@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use e2e::cluster::{Cluster, OpenShiftKind};
+use e2e::layout::Place;
 use e2e::node::Node;
 use e2e::registry::Registry;
 use e2e::world::Setup;
@@ -49,7 +50,14 @@ enum Action {
         file: PathBuf,
     },
     /// Build the operator's image as an OCI layout in target/image
-    Image,
+    Image {
+        /// Push it there with the built operator.
+        #[arg(long, value_name = "HOST/NAME:TAG")]
+        push: Option<Place>,
+        /// More flags of `imageset-mirror mirror`, after `--`.
+        #[arg(last = true, requires = "push", value_name = "FLAG")]
+        flags: Vec<String>,
+    },
     /// Start a cluster and two registries, and keep them until Ctrl-C
     Up {
         /// With a real node, on which pods run.
@@ -121,7 +129,7 @@ fn run(action: &Action) -> Result<()> {
         Action::InstallYaml { file } => {
             std::fs::write(file, manifests::install_yaml()?).with_context(|| format!("writing {}", file.display()))
         }
-        Action::Image => make_image::run(),
+        Action::Image { push, flags } => make_image::run(push.as_ref(), flags),
         Action::Up { node } => with_servers(up(*node)),
         Action::Demo => with_servers(demo::run()),
         Action::Bench(args) => with_operator(bench::run(args)),

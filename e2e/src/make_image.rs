@@ -3,10 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use e2e::layout::{self, Place};
 use e2e::{container, operator, process};
 
-/// Builds it from the built operator and prints what it weighs.
-pub(crate) fn run() -> Result<()> {
+/// Builds it from the built operator, prints what it weighs, and pushes it with these flags if there is a place for it.
+pub(crate) fn run(place: Option<&Place>, flags: &[String]) -> Result<()> {
     let image = container::operator_image(source_date()?, &revision())?;
     let folder = process::target_folder().join("image");
     image.write(&folder)?;
@@ -17,6 +18,9 @@ pub(crate) fn run() -> Result<()> {
     }
     crate::print(&format!("{:8} {all:>12} bytes  {}", "image", image.digest()));
     crate::print(&format!("OCI layout in {}", folder.display()));
+    if let Some(place) = place {
+        layout::push(&folder, place, flags)?;
+    }
     Ok(())
 }
 

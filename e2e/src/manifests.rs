@@ -43,7 +43,7 @@ const TABLE_END: &str = "<!-- end of values -->\n";
 /// # Errors
 /// When the chart does not render, or a value has no comment.
 pub fn generate() -> Result<Vec<(PathBuf, String)>> {
-    let rendered = template(NAME, VALUES)?.ok()?;
+    let rendered = template(NAME, &[VALUES, &["--no-hooks"]].concat())?.ok()?;
     let documents: Vec<&str> = rendered.split("---\n").collect();
     let mut files = Vec::new();
     for (file, kind) in FILES {

@@ -271,6 +271,14 @@ impl Operator {
         matches!(answers(format!("http://{}/readyz", self.probes)).await, Ok(Some(())))
     }
 
+    /// What `/readyz` says now.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn readiness(&self) -> Result<String> {
+        Ok(http()?.get(self.ready_url()).send().await?.text().await?)
+    }
+
     /// Where it says whether it is ready.
     pub fn ready_url(&self) -> String {
         format!("http://{}/readyz", self.probes)

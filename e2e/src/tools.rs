@@ -50,6 +50,8 @@ pub enum Tool {
     Mirrorconf,
     /// Renders and installs the chart.
     Helm,
+    /// Its successor, which leaves it to the API server to merge.
+    Helm4,
     /// Runs the unit tests of the alerts.
     Promtool,
     /// Runs scripts for Argo CD as Argo CD does.
@@ -103,11 +105,12 @@ struct Recipe {
 
 impl Tool {
     /// The programs of the scenarios that every machine can run, the slowest build first. Argo CD has a suite of its own.
-    pub const SCENARIOS: [Tool; 10] = [
+    pub const SCENARIOS: [Tool; 11] = [
         Tool::KubeApiserver,
         Tool::Promtool,
         Tool::KubeControllerManager,
         Tool::Helm,
+        Tool::Helm4,
         Tool::Kubectl,
         Tool::Registry,
         Tool::Etcd,
@@ -160,6 +163,7 @@ impl Tool {
                 ..plain("mirrorconf", ".", "of this tree", "about 2 minutes")
             },
             Tool::Helm => plain("helm", "helm.sh/helm/v3/cmd/helm", HELM_VERSION, "about a minute"),
+            Tool::Helm4 => plain("helm4", "helm.sh/helm/v4/cmd/helm", "v4.3.1", "about a minute"),
             Tool::Promtool => {
                 plain("promtool", "github.com/prometheus/prometheus/cmd/promtool", "v0.307.0", "about 3 minutes")
             }

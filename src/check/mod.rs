@@ -33,8 +33,8 @@ pub struct Installation {
     pub outputs: BTreeSet<String>,
     /// Secrets that it may read; empty for all.
     pub secrets: BTreeSet<String>,
-    /// The name of its lease.
-    pub lease: String,
+    /// The name of its lease, if replicas elect one that works.
+    pub lease: Option<String>,
     /// Where it says that it is ready, if that is asked.
     pub ready: Option<Url>,
 }
@@ -143,7 +143,9 @@ fn permissions(installation: &Installation) -> Vec<Permission> {
     for namespace in &installation.watched {
         add(Some(namespace), "watched", rbac::WATCHED);
     }
-    add(Some(&installation.namespace), "leader-election", rbac::OWN);
+    if installation.lease.is_some() {
+        add(Some(&installation.namespace), "leader-election", rbac::OWN);
+    }
     all
 }
 
@@ -151,7 +153,7 @@ fn permissions(installation: &Installation) -> Vec<Permission> {
 fn names(installation: &Installation, rule: &Rule, resource: &str) -> Vec<Option<String>> {
     match resource {
         "secrets" if !installation.secrets.is_empty() => installation.secrets.iter().cloned().map(Some).collect(),
-        "leases" if !rule.names.is_empty() => vec![Some(installation.lease.clone())],
+        "leases" if !rule.names.is_empty() => vec![installation.lease.clone()],
         _ if rule.names.is_empty() => vec![None],
         _ => rule.names.iter().map(|name| Some((*name).to_owned())).collect(),
     }

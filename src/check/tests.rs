@@ -33,7 +33,7 @@ fn installation() -> Installation {
         watched: BTreeSet::from(["own".to_owned()]),
         outputs: rbac::OUTPUTS.iter().map(|(name, _)| (*name).to_owned()).collect(),
         secrets: BTreeSet::new(),
-        lease: rbac::NAME.to_owned(),
+        lease: Some(rbac::NAME.to_owned()),
         ready: None,
     }
 }
@@ -136,7 +136,7 @@ async fn an_output_that_is_off_needs_no_permission_to_write() {
 async fn secrets_and_the_lease_are_asked_for_by_the_names_they_have() {
     let mut named = installation();
     named.secrets.insert("target-push".to_owned());
-    named.lease = "other".to_owned();
+    named.lease = Some("other".to_owned());
     let (findings, asked) = checked(WITHOUT_OTHER_SECRETS, &named).await;
     assert_eq!(failed(&findings), Vec::<String>::new());
     let leases: Vec<_> =

@@ -56,7 +56,7 @@ fn installation(args: CheckArgs) -> Result<Installation, Vec<String>> {
         namespace: args.namespace,
         outputs,
         secrets: args.secrets.into_iter().collect(),
-        lease: args.lease_name,
+        lease: args.leader_elect.then_some(args.lease_name),
         ready: args.ready_url,
     })
 }
@@ -99,7 +99,12 @@ mod tests {
         let read = read(&[]).unwrap();
         assert_eq!(read.watched, BTreeSet::from(["own".to_owned()]));
         assert_eq!(read.outputs.len(), rbac::OUTPUTS.len());
-        assert_eq!(read.lease, rbac::NAME);
+        assert_eq!(read.lease.as_deref(), Some(rbac::NAME));
+    }
+
+    #[test]
+    fn without_an_election_there_is_no_lease() {
+        assert_eq!(read(&["--leader-elect=false"]).unwrap().lease, None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::Format;
 
@@ -75,6 +75,9 @@ pub struct ControllerArgs {
     /// Where probes are served.
     #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDRESS")]
     pub probe_addr: SocketAddr,
+    /// Whether replicas elect the one that works, with a Lease. If not, two must never run at the same time.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub leader_elect: bool,
     /// Name of the Lease that replicas elect their leader with.
     #[arg(long, default_value = "imageset-mirror", value_name = "NAME")]
     pub lease_name: String,
@@ -211,6 +214,9 @@ pub struct CheckArgs {
     /// Secret that the operator may read; repeatable. Default: every Secret of the watched namespaces.
     #[arg(long = "secret", value_name = "NAME")]
     pub secrets: Vec<String>,
+    /// Whether replicas elect the one that works, with a Lease.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub leader_elect: bool,
     /// Name of the Lease that replicas elect their leader with.
     #[arg(long, default_value = "imageset-mirror", value_name = "NAME")]
     pub lease_name: String,

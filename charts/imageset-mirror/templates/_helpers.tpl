@@ -94,6 +94,17 @@ labels:
 {{- default (list (include "imageset-mirror.namespace" .)) .Values.watchNamespaces | uniq | toJson }}
 {{- end }}
 
+{{/* What the operator may write to the cluster, as `check` names it: a JSON list, `none` for nothing. */}}
+{{- define "imageset-mirror.outputs" -}}
+{{- $outputs := list }}
+{{- range $kind := list "imageDigestMirrorSet" "imageTagMirrorSet" }}
+{{- if index $.Values.outputs $kind }}
+{{- $outputs = append $outputs (printf "%ss" (lower $kind)) }}
+{{- end }}
+{{- end }}
+{{- default (list "none") $outputs | toJson }}
+{{- end }}
+
 {{- define "imageset-mirror.on-openshift" -}}
 {{- if or (eq .Values.openshift "enabled") (and (eq .Values.openshift "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}true{{ end }}
 {{- end }}
@@ -155,4 +166,62 @@ tolerations:
   valueFrom:
     fieldRef:
       fieldPath: metadata.namespace
+{{- end }}
+
+{{/* By these labels the pod of `helm test` is known; none of the selectors above is for it. */}}
+{{- define "imageset-mirror.test-selector" -}}
+app.kubernetes.io/name: {{ include "imageset-mirror.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{- end }}
+
+{{/* Name, labels and annotations of an object of `helm test`, of which nothing stays, however it ends: (list CONTEXT WEIGHT). */}}
+{{- define "imageset-mirror.test-metadata" -}}
+{{- $context := index . 0 -}}
+name: {{ include "imageset-mirror.fullname" $context }}-test
+namespace: {{ include "imageset-mirror.namespace" $context }}
+labels:
+  {{- include "imageset-mirror.test-selector" $context | nindent 2 }}
+  {{- include "imageset-mirror.common-labels" $context | nindent 2 }}
+annotations:
+  helm.sh/hook: test
+  helm.sh/hook-weight: {{ index . 1 | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+  helm.sh/hook-output-log-policy: hook-succeeded,hook-failed
+  {{- with $context.Values.commonAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Whether admission policies are made. By version: what is rendered without a cluster knows no kinds. */}}
+{{- define "imageset-mirror.admission" -}}
+{{- $served := semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}
+{{- $enabled := toString .Values.admissionPolicy.enabled }}
+{{- if or (eq $enabled "true") (and $served (eq $enabled "auto")) }}true{{ end }}
+{{- end }}
+
+{{/* What objects may ask for, as the policy reads it; empty for anything. */}}
+{{- define "imageset-mirror.limits" -}}
+{{- with .Values.admissionPolicy.limits }}
+{{- with .registries }}
+registries: {{ join " " . | quote }}
+{{- end }}
+{{- if .verifyTLS }}
+tls: Verify
+{{- end }}
+{{- with .maxImages }}
+maxImages: {{ int . | quote }}
+{{- end }}
+{{- with .maxConcurrency }}
+maxConcurrency: {{ int . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where names are asked for: 5353 is where OpenShift's DNS pods listen. */}}
+{{- define "imageset-mirror.dns-ports" -}}
+{{- range $port := list 53 5353 }}
+- {port: {{ $port }}, protocol: UDP}
+- {port: {{ $port }}, protocol: TCP}
+{{- end }}
 {{- end }}

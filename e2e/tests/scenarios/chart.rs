@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use e2e::chart::{NAME, folder, helm, objects, of_kind, template, value_sets};
+use e2e::chart::{NAME, folder, helm, helm_of, objects, of_kind, template, value_sets};
 use e2e::cluster::Cluster;
 use e2e::operator::{binary, repository};
 use e2e::tools::{self, Tool};
@@ -69,7 +69,8 @@ fn the_chart_has_the_version_and_the_image_of_the_operator() {
     let listed: BTreeSet<&str> = list(&listed, "").map(|image| text(image, "/image")).collect();
     let objects = rendered(&[]);
     let deployment = list(only(&objects, "Deployment"), "/spec/template/spec/containers");
-    let used: BTreeSet<&str> = deployment.map(|container| text(container, "/image")).collect();
+    let test = list(only(&objects, "Pod"), "/spec/containers");
+    let used: BTreeSet<&str> = deployment.chain(test).map(|container| text(container, "/image")).collect();
     assert_eq!(used, listed);
 }
 
@@ -105,11 +106,30 @@ const MISUSES: &[(&[&str], &str)] = &[
         &["--set", "leaderElection.enabled=false"],
         "replicaCount is 2, but leaderElection.enabled is false: two pods would work at the same time",
     ),
+    (
+        &["--set", "replicaCount=3,leaderElection.enabled=false"],
+        "replicaCount is 3, but leaderElection.enabled is false",
+    ),
+    (&["--set", "image=operator:1.0"], "got string, want object"),
+    (&["--set", "leaderElection.enable=false"], "additional properties 'enable' not allowed"),
+    (&["--set", "leaderElection.enabled=no"], "got string, want boolean"),
+    (&["--set", "admissionPolicy.limits.registry=a"], "additional properties 'registry' not allowed"),
+    (&["--set", "admissionPolicy.limits.maxImages=-1"], "minimum: got -1, want 0"),
+    (
+        &["--set", "admissionPolicy.limits.registries={https://a.example.com}"],
+        "admissionPolicy.limits.registries has \"https://a.example.com\", which is not a registry",
+    ),
+    (&["--set", "admissionPolicy.limits.verifyTLS=true,admissionPolicy.enabled=false"], "nothing would enforce them"),
+    (
+        &["--set", "admissionPolicy.limits.verifyTLS=true", "--kube-version", "1.29.0"],
+        "they need Kubernetes 1.30 and admissionPolicy.enabled",
+    ),
     (&["--set", "image.digest=sha256:abc"], "image.digest is \"sha256:abc\", which is not a digest"),
     (
         &["--set", "clusterOutputNamespaces={Team_A}"],
         "clusterOutputNamespaces has \"Team_A\", which is not the name of a namespace",
     ),
+    (&["--set", "clusterOutputNamespaces={7}"], "got number, want string"),
     (&["--set", "watchNamespaces={*}"], "watchNamespaces has \"*\", which is not the name of a namespace"),
     (&["--set", "clusterOutputNamespaces={none,hub}"], "`none` stands alone"),
     (&["--set", "restricted=true,rbac.clusterWide=true"], "read Secrets in every namespace, which restricted refuses"),
@@ -207,15 +227,58 @@ fn the_operator_understands_the_arguments_of_every_value_set() {
     let binary = binary().expect("an operator");
     for (name, path) in value_sets().expect("value sets") {
         let objects = rendered(&["--values", &path.display().to_string()]);
-        let container = &only(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
-        let args: Vec<&str> = list(container, "/args").filter_map(Value::as_str).collect();
-        // There is no API server, and the ports may be taken: it gives up, but not because of its arguments.
-        let mut command = Command::new(&binary);
-        command.args(&args).env_clear().env("KUBECONFIG", "/nonexistent").stdin(Stdio::null());
-        let output = command.output().expect("it runs");
-        assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        let output = command.arg("--no-such-flag").output().expect("it runs");
-        assert_eq!(output.status.code(), Some(2), "{name}");
+        let test = only(&objects, "Pod");
+        for pod in [&only(&objects, "Deployment")["spec"]["template"], test] {
+            let args = list(pod, "/spec/containers/0/args").filter_map(Value::as_str);
+            // There is no API server, and the ports may be taken: it gives up, but not because of its arguments.
+            let mut command = Command::new(&binary);
+            command.args(args).env_clear().env("KUBECONFIG", "/nonexistent").stdin(Stdio::null());
+            let output = command.output().expect("it runs");
+            assert_eq!(output.status.code(), Some(1), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            let output = command.arg("--no-such-flag").output().expect("it runs");
+            assert_eq!(output.status.code(), Some(2), "{name}");
+        }
+    }
+}
+
+/// What `helm test` runs is part of no Service, budget or replica set of the operator; the operator's policy lets it ask for
+/// readiness, and its own lets it out.
+#[test]
+fn the_test_is_none_of_the_operators_pods_and_reaches_it() {
+    let objects = rendered(&["--set", "networkPolicy.enabled=true,probePort=9091"]);
+    let test = &only(&objects, "Pod")["metadata"]["labels"];
+    let operator = &only(&objects, "Deployment")["spec"]["template"]["metadata"]["labels"];
+    let selects = |selector: &Value, labels: &Value| {
+        selector.as_object().is_some_and(|wanted| wanted.iter().all(|(key, value)| labels[key] == *value))
+    };
+    for (kind, pointer) in [
+        ("Service", "/spec/selector"),
+        ("Deployment", "/spec/selector/matchLabels"),
+        ("PodDisruptionBudget", "/spec/selector/matchLabels"),
+    ] {
+        let selector = only(&objects, kind).pointer(pointer).expect("a selector");
+        assert_eq!((selects(selector, operator), selects(selector, test)), (true, false), "{kind}");
+    }
+    let policies = of_kind(&objects, "NetworkPolicy");
+    let policy = |labels: &Value| {
+        let mut of = policies.iter().filter(|policy| selects(&policy["spec"]["podSelector"]["matchLabels"], labels));
+        let found = of.next().expect("a policy");
+        assert_eq!(of.next(), None, "one policy for a pod");
+        &found["spec"]
+    };
+    let allows = |rules: &Value, side: &str, labels: &Value, port: &Value| {
+        list(rules, "").any(|rule| {
+            list(rule, &format!("/{side}")).any(|peer| selects(&peer["podSelector"]["matchLabels"], labels))
+                && list(rule, "/ports").any(|open| open["port"] == *port)
+        })
+    };
+    assert!(allows(&policy(operator)["ingress"], "from", test, &json!("probes")), "{policies:#?}");
+    assert!(allows(&policy(test)["egress"], "to", operator, &json!(9091)), "{policies:#?}");
+    // Nothing of it is an object of the release, or stays.
+    for object in [only(&objects, "Pod"), policies.iter().find(|it| it["spec"] == *policy(test)).expect("its policy")] {
+        let annotations = &object["metadata"]["annotations"];
+        assert_eq!(annotations["helm.sh/hook"], "test");
+        assert_eq!(annotations["helm.sh/hook-delete-policy"], "before-hook-creation,hook-succeeded,hook-failed");
     }
 }
 
@@ -265,9 +328,21 @@ async fn an_api_server_with_restricted_pods_takes_every_value_set() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_installed_changed_rolled_back_removed_and_taken_up_again() {
+    goes_through_its_life(Tool::Helm).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_of_helm_4_is_installed_changed_rolled_back_removed_and_taken_up_again() {
+    goes_through_its_life(Tool::Helm4).await;
+}
+
+async fn goes_through_its_life(tool: Tool) {
     let cluster = Cluster::start().await.expect("the cluster starts");
     let chart = folder().display().to_string();
-    let run = |args: &[&str]| helm(Some(&cluster), args).expect("helm").ok().expect("helm succeeds");
+    let run = |args: &[&str]| {
+        let output = tokio::task::block_in_place(|| helm_of(tool, Some(&cluster), args));
+        output.expect("helm").ok().expect("helm succeeds")
+    };
     let release = ["--namespace", NAME];
     let install = [&["install", NAME, &chart, "--create-namespace"], release.as_slice()].concat();
     let notes = run(&install);

@@ -18,7 +18,7 @@ use crate::failure::{Failure, chain};
 use crate::plan::Plan;
 use crate::request::PublishPolicy;
 use crate::resolve::Origin;
-use crate::resources::containerd::{CA_KEY, folder_of, is_ours, key_in};
+use crate::resources::containerd::{CA_KEY, HOSTS_FILE, folder_of, key_in, owner_of};
 use crate::resources::{
     Access, ClusterSnapshot, Desired, HostsInputs, Inputs, Stored, containerd_hosts, manifest_keys,
 };
@@ -27,8 +27,6 @@ use crate::sync::{Copied, resolve};
 
 /// Folder of files for containerd, named as it is on nodes.
 const HOSTS: &str = "certs.d";
-/// Name of such a file.
-const HOSTS_FILE: &str = "hosts.toml";
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -181,7 +179,7 @@ impl Before {
                 continue;
             }
             let found = text(&file)?;
-            if !is_ours(&found) {
+            if owner_of(&found).is_none() {
                 return Err(format!("--out: {} was not written by an earlier run", file.display()));
             }
             hosts.insert(key_in(&folder.file_name().to_string_lossy()), found);

@@ -24,7 +24,7 @@ use crate::plan::{Plan, PlanItem};
 use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request};
 use crate::resources::{
     Apply, CONFIG_MAP_LIMIT, ClusterSnapshot, Conflict, Desired, HeldReason, HostsInputs, Impact, Inputs, MirrorKind,
-    MirrorSet, ObjectName, Stored, containerd_hosts, repair, withdraw,
+    MirrorSet, ObjectName, Stored, containerd, containerd_hosts, repair, withdraw,
 };
 
 /// Group of mirror sets.
@@ -428,7 +428,7 @@ async fn write_hosts(
     verified: &BTreeSet<usize>,
 ) -> Result<Applied, Error> {
     let request = owner.request;
-    let name = format!("{}-containerd-hosts", request.identity.name);
+    let name = containerd::config_map(&request.identity.name);
     let slot = cluster.config_map(owner.object, &name).await?;
     let wanted = match request.cluster.containerd_hosts {
         Some(policy) => policy == PublishPolicy::Publish,

@@ -29,6 +29,8 @@ use crate::request::{ClusterOutputs, Identity, Target};
 
 /// Key of the target's certificates, and the name that the files look for them under, each in its own folder.
 pub const CA_KEY: &str = "ca.crt";
+/// Name of a file on the node.
+pub const HOSTS_FILE: &str = "hosts.toml";
 /// What the key of a file has behind the name of its folder.
 const SUFFIX: &str = ".hosts.toml";
 /// How each file begins.
@@ -66,6 +68,7 @@ pub struct ContainerdHosts {
 
 /// The folder below `certs.d` whose `hosts.toml` is under a key; what is under [`CA_KEY`] goes into each folder.
 pub fn folder_of(key: &str) -> Option<&str> {
+    host_of(key)?;
     key.strip_suffix(SUFFIX)
 }
 
@@ -74,9 +77,14 @@ pub fn key_in(folder: &str) -> String {
     format!("{folder}{SUFFIX}")
 }
 
-/// True if a `hosts.toml` is one of ours.
-pub fn is_ours(text: &str) -> bool {
-    text.starts_with(MARK)
+/// The object, as `namespace/name`, that a `hosts.toml` was written for.
+pub fn owner_of(text: &str) -> Option<&str> {
+    text.lines().next()?.strip_prefix(MARK)
+}
+
+/// The `ConfigMap` that the files of an object are published in.
+pub fn config_map(object: &str) -> String {
+    format!("{object}-containerd-hosts")
 }
 
 /// The key of a host. containerd knows the folder of `host:port` as `host_port_`, too, which a key may be.
@@ -89,9 +97,10 @@ fn key_of(host: &str) -> String {
 
 /// The host of a key.
 fn host_of(key: &str) -> Option<String> {
-    let folder = folder_of(key)?;
+    let folder = key.strip_suffix(SUFFIX)?;
     let port = folder.strip_suffix('_').and_then(|folder| folder.rsplit_once('_'));
-    Some(port.map_or_else(|| folder.to_owned(), |(name, port)| format!("{name}:{port}")))
+    let host = port.map_or_else(|| folder.to_owned(), |(name, port)| format!("{name}:{port}"));
+    host.parse::<Registry>().is_ok().then_some(host)
 }
 
 /// A place to look for images of a host.

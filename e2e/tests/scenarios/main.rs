@@ -16,6 +16,7 @@ mod leader_is_killed;
 mod least_privilege;
 mod mirrors_additional_images;
 mod namespace_not_allowed;
+mod nodes_pull_through_the_mirror;
 mod object_deleted_in_mid_copy;
 mod on_a_node;
 mod one_missing_image_does_not_stop_the_others;

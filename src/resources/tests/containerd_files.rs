@@ -191,6 +191,6 @@ fn keys_are_keys_and_name_the_folders_of_containerd() {
     let keys: Vec<_> = data.keys().map(String::as_str).collect();
     assert_eq!(keys, ["registry.test_5000_.hosts.toml"]);
     assert_eq!(folder_of(keys[0]), Some("registry.test_5000_"));
-    assert_eq!(folder_of(CA_KEY), None);
+    assert_eq!([CA_KEY, "_default.hosts.toml", ".hosts.toml"].map(folder_of), [None; 3]);
     assert_eq!(world.hosts(&data).data, data, "and are read back");
 }

@@ -45,6 +45,9 @@ pub const PAUSE_IMAGE: &str = "localhost/node/pause:1";
 /// Where the registry of images listens in the node.
 const IMAGES: &str = "127.0.0.1:5000";
 
+/// The folder of `hosts.toml` files below that of the run.
+const HOSTS: &str = "hosts";
+
 /// How long the kernel may take to end what is left of a node.
 const END: Duration = Duration::from_secs(30);
 
@@ -219,6 +222,21 @@ impl Node {
         &self.images
     }
 
+    /// The folder in which containerd finds out where to pull from: at every pull, so that nothing has to be restarted.
+    pub fn hosts(&self) -> PathBuf {
+        self.run.path().join(HOSTS)
+    }
+
+    /// An image that does nothing until it is asked to end, and has a layer of its own for each mark.
+    ///
+    /// # Errors
+    /// When it cannot be put together.
+    pub fn waiting_image(&self, mark: &str) -> Result<Image> {
+        let mut tree = Tree::default();
+        tree.file("mark", 0o644, mark);
+        container::assemble(&[("program", tree_of(&self.helper)?), ("mark", tree)], 0, "of this tree")
+    }
+
     /// Makes an image known to the node under a name with a tag, whatever its host.
     ///
     /// # Errors
@@ -252,7 +270,7 @@ impl Node {
         let (containerd, ctr, runc, bridge, kubelet) = tools.await??;
         let plugins = bridge.parent().context("a plugin has a folder")?;
         self.run.write("cni/10-node.conflist", network_config().to_string())?;
-        self.run.write("hosts/_default/hosts.toml", hosts_toml(&format!("http://{IMAGES}")))?;
+        self.run.write(&format!("{HOSTS}/_default/hosts.toml"), hosts_toml(&format!("http://{IMAGES}")))?;
         let config = self.run.write("containerd.toml", containerd_config(self.run.path(), plugins, &runc))?;
         let program = Program::new("containerd", containerd).arg("--config").arg(config);
         let mut containerd = Process::spawn(&self.inside(&program), &self.run.logs())?;
@@ -448,7 +466,7 @@ disabled_plugins = ["io.containerd.tracing.processor.v1.otlp", "io.containerd.in
   sandbox = "{PAUSE_IMAGE}"
 
 [plugins."io.containerd.cri.v1.images".registry]
-  config_path = "{run}/hosts"
+  config_path = "{run}/{HOSTS}"
 
 [plugins."io.containerd.cri.v1.runtime"]
   # Root without the right to lower it starts no container otherwise.
@@ -531,6 +549,11 @@ fn kubelet_config(serving: &pki::Pair, ca_file: &Path) -> Value {
 
 /// An image with a program in the operator's place, the libraries that it is linked to, and nothing else.
 fn image_of(program: &Path) -> Result<Image> {
+    container::assemble(&[("program", tree_of(program)?)], 0, "of this tree")
+}
+
+/// A program in the operator's place, and the libraries that it is linked to.
+fn tree_of(program: &Path) -> Result<Tree> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
     let mut tree = Tree::default();
     tree.folder("tmp", 0o1777);
@@ -538,7 +561,7 @@ fn image_of(program: &Path) -> Result<Image> {
     for library in libraries(program)? {
         tree.file(library.trim_start_matches('/'), 0o755, read(Path::new(&library))?);
     }
-    container::assemble(&[("program", tree)], 0, "of this tree")
+    Ok(tree)
 }
 
 /// The shared libraries of a program; none if it is linked statically.

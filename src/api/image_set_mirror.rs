@@ -297,6 +297,10 @@ pub struct ClusterResources {
     /// The mirror set for pulls by tag. Default policy: `Publish`, since a change of it drains nodes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub image_tag_mirror_set: MirrorSetOutput,
+    /// The `ConfigMap` `<name>-containerd-hosts` with `hosts.toml` files, for nodes with containerd. Pulls by tag are part of
+    /// it if `imageTagMirrorSet.policy` is `Apply`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub containerd_hosts: ContainerdHosts,
     /// Which changes may be written: `ReloadOnly` holds back those that make the cluster drain its nodes, `AllowDrain` does not.
     /// Default: `ReloadOnly`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -332,6 +336,25 @@ pub struct MirrorSetOutput {
     /// `AllowContactingSource`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mirror_source_policy: MirrorSourcePolicy,
+}
+
+/// What happens to files for containerd.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerdHosts {
+    /// `Publish` or `Disabled`. Default: `Publish` on a cluster without `ImageDigestMirrorSet`, that is, anywhere but on
+    /// OpenShift; what was published by default stays so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PublishPolicy>,
+}
+
+/// Whether something is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PublishPolicy {
+    /// It is.
+    Publish,
+    /// It is not.
+    Disabled,
 }
 
 /// Whether something is written to the cluster.

@@ -18,9 +18,9 @@ pub mod schema;
 mod status;
 
 pub use image_set_mirror::{
-    Attachments, ByteRate, ClusterResources, ConflictPolicy, CopyOptions, Disruption, HostSettings, ImageSetMirror,
-    ImageSetMirrorSpec, KeyReference, MirrorSetOutput, MirrorSourcePolicy, Mode, NameReference, OutputPolicy, Override,
-    Removal, Source, Target, Tls,
+    Attachments, ByteRate, ClusterResources, ConflictPolicy, ContainerdHosts, CopyOptions, Disruption, HostSettings,
+    ImageSetMirror, ImageSetMirrorSpec, KeyReference, MirrorSetOutput, MirrorSourcePolicy, Mode, NameReference,
+    OutputPolicy, Override, PublishPolicy, Removal, Source, Target, Tls,
 };
 pub use status::{
     BytesProgress, FailedImage, HistoryEntry, HistoryOutcome, ImageProgress, ImageSetMirrorStatus, MirroredStatus,

@@ -16,10 +16,17 @@ use crate::clock::Clock;
 use crate::copy::{Outcome, Report, Stop};
 use crate::failure::{Failure, chain};
 use crate::plan::Plan;
+use crate::request::PublishPolicy;
 use crate::resolve::Origin;
-use crate::resources::{Access, ClusterSnapshot, Desired, Inputs, Stored, manifest_keys};
+use crate::resources::containerd::{CA_KEY, HOSTS_FILE, folder_of, key_in, owner_of};
+use crate::resources::{
+    Access, ClusterSnapshot, Desired, HostsInputs, Inputs, Stored, containerd_hosts, manifest_keys,
+};
 use crate::state::Memory;
 use crate::sync::{Copied, resolve};
+
+/// Folder of files for containerd, named as it is on nodes.
+const HOSTS: &str = "certs.d";
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -52,8 +59,10 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         warn(&["spec.mode is Plan, which only the operator follows; `mirror` copies".to_owned()]);
     }
     // Before anything is copied, so that nothing is wasted on a directory that cannot be used.
-    let stored = match args.out.as_deref().map_or_else(|| Ok(Stored::default()), stored) {
-        Ok(stored) => stored,
+    let before =
+        args.out.as_deref().map_or_else(|| Ok(Before::default()), |out| Before::read(out, args.file.ca.as_deref()));
+    let before = match before {
+        Ok(before) => before,
         Err(text) => return refuse(&[text]),
     };
     let resolved = match resolve(&prepared.request, &prepared.sides.source).await {
@@ -96,7 +105,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     };
     let printed = print(&text);
     let written = match &args.out {
-        Some(directory) => write_resources(directory, &prepared, plan, &copied.report, &stored),
+        Some(directory) => write_resources(directory, &prepared, plan, &copied.report, &before),
         None => Ok(()),
     };
     if let Err(text) = written {
@@ -148,6 +157,41 @@ fn people(plan: &Plan, copied: &Copied) -> String {
     text
 }
 
+/// What is there before a run.
+#[derive(Default)]
+struct Before {
+    stored: Stored,
+    /// Files for containerd, by key.
+    hosts: BTreeMap<String, String>,
+    /// The certificates of `--ca`.
+    trust_bundle: Option<String>,
+}
+
+impl Before {
+    fn read(directory: &Path, ca: Option<&Path>) -> Result<Self, String> {
+        let text = |path: &Path| {
+            std::fs::read_to_string(path).map_err(|error| format!("--out: reading {}: {error}", path.display()))
+        };
+        let mut hosts = BTreeMap::new();
+        for folder in std::fs::read_dir(directory.join(HOSTS)).into_iter().flatten().flatten() {
+            let file = folder.path().join(HOSTS_FILE);
+            if !file.exists() {
+                continue;
+            }
+            let found = text(&file)?;
+            if owner_of(&found).is_none() {
+                return Err(format!("--out: {} was not written by an earlier run", file.display()));
+            }
+            hosts.insert(key_in(&folder.file_name().to_string_lossy()), found);
+            let bundle = folder.path().join(CA_KEY);
+            if bundle.exists() {
+                hosts.insert(CA_KEY.to_owned(), text(&bundle)?);
+            }
+        }
+        Ok(Self { stored: stored(directory)?, hosts, trust_bundle: ca.map(text).transpose()? })
+    }
+}
+
 /// What an earlier run wrote into the directory.
 fn stored(directory: &Path) -> Result<Stored, String> {
     let mut data = BTreeMap::new();
@@ -174,11 +218,11 @@ fn write_resources(
     prepared: &Prepared,
     plan: &Plan,
     report: &Report,
-    stored: &Stored,
+    before: &Before,
 ) -> Result<(), String> {
     let verified: BTreeSet<usize> =
         report.items.iter().enumerate().filter(|(_, item)| item.complete()).map(|(index, _)| index).collect();
-    let desired = published(prepared, plan, &verified, stored);
+    let desired = published(prepared, plan, &verified, &before.stored);
     let failed = |path: &Path, error: std::io::Error| format!("writing {}: {error}", path.display());
     std::fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
     for (name, text) in &desired.manifests {
@@ -190,6 +234,43 @@ fn write_resources(
         std::fs::remove_file(&path).map_err(|error| format!("removing {}: {error}", path.display()))?;
     }
     warn(&desired.notes.iter().map(|note| note.message.clone()).collect::<Vec<_>>());
+    if prepared.request.cluster.containerd_hosts == Some(PublishPolicy::Disabled) {
+        return Ok(());
+    }
+    write_hosts(&directory.join(HOSTS), prepared, plan, &verified, before)
+}
+
+/// Writes files for containerd as it expects them: the directory can be copied to a node.
+fn write_hosts(
+    directory: &Path,
+    prepared: &Prepared,
+    plan: &Plan,
+    verified: &BTreeSet<usize>,
+    before: &Before,
+) -> Result<(), String> {
+    let request = &prepared.request;
+    let made = containerd_hosts(&HostsInputs {
+        identity: &request.identity,
+        target: &request.target,
+        trust_bundle: before.trust_bundle.as_deref(),
+        outputs: &request.cluster,
+        plan,
+        verified,
+        before: &before.hosts,
+    });
+    let bundle = made.data.get(CA_KEY);
+    for (folder, text) in made.data.iter().filter_map(|(key, text)| Some((folder_of(key)?, text))) {
+        let folder = directory.join(folder);
+        let written = std::fs::create_dir_all(&folder)
+            .and_then(|()| bundle.map_or(Ok(()), |bundle| std::fs::write(folder.join(CA_KEY), bundle)))
+            .and_then(|()| std::fs::write(folder.join(HOSTS_FILE), text));
+        written.map_err(|error| format!("writing {}: {error}", folder.display()))?;
+    }
+    let gone = before.hosts.keys().filter(|key| !made.data.contains_key(*key)).filter_map(|key| folder_of(key));
+    for path in gone.map(|folder| directory.join(folder).join(HOSTS_FILE)) {
+        std::fs::remove_file(&path).map_err(|error| format!("removing {}: {error}", path.display()))?;
+    }
+    warn(&made.notes.iter().map(|note| note.message.clone()).collect::<Vec<_>>());
     Ok(())
 }
 
@@ -270,7 +351,7 @@ mod tests {
             Report { version: Report::VERSION, target: plan.target.clone(), items: items.collect() }
         };
         let run = |outcomes| {
-            let before = stored(&out).unwrap();
+            let before = Before::read(&out, None).unwrap();
             write_resources(&out, &prepared, &plan, &report(outcomes), &before).unwrap();
             std::fs::read_to_string(out.join("itms.yaml")).unwrap()
         };
@@ -284,5 +365,10 @@ mod tests {
         assert!(!out.join("idms-pending.yaml").exists() && out.join("mine.yaml").exists());
         std::fs::write(out.join("itms.yaml"), "no: set\n").unwrap();
         assert!(stored(&out).unwrap_err().starts_with("--out: "));
+        let hosts = out.join("certs.d/quay.io/hosts.toml");
+        assert!(std::fs::read_to_string(&hosts).unwrap().contains("[host.\"https://m.io\"]"));
+        std::fs::write(&hosts, "server = \"https://mine.io\"\n").unwrap();
+        std::fs::remove_file(out.join("itms.yaml")).unwrap();
+        assert!(Before::read(&out, None).err().unwrap().contains("was not written by an earlier run"));
     }
 }

@@ -11,6 +11,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use crate::telemetry::Format;
 
 mod check;
+mod containerd_hosts;
 mod input;
 mod mirror;
 mod output;
@@ -52,6 +53,8 @@ pub enum Command {
     Crd,
     /// Check, in the cluster, that everything the operator needs is there.
     Check(CheckArgs),
+    /// Bring the files that an object publishes for containerd to the node that this runs on.
+    ContainerdHosts(ContainerdHostsArgs),
 }
 
 /// Flags of `controller`.
@@ -225,6 +228,23 @@ pub struct CheckArgs {
     pub ready_url: Option<url::Url>,
 }
 
+/// Flags of `containerd-hosts`.
+#[derive(Debug, clap::Args)]
+pub struct ContainerdHostsArgs {
+    /// Namespace of the objects.
+    #[arg(long, default_value = "imageset-mirror")]
+    pub namespace: String,
+    /// `ImageSetMirror` whose files are wanted; repeatable.
+    #[arg(long = "object", value_name = "NAME", required = true)]
+    pub objects: Vec<String>,
+    /// The folder that containerd looks into: `config_path` of its registry settings.
+    #[arg(long, default_value = "/etc/containerd/certs.d", value_name = "DIR")]
+    pub to: PathBuf,
+    /// How often it is looked for changes. Default: once, and then it ends.
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub every: Option<Duration>,
+}
+
 /// Reads a duration in Go's form, such as `90s` or `1m30s`.
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: kube::core::Duration =
@@ -243,6 +263,7 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Mirror(args) => mirror::run(args).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Check(args) => check::run(args).await,
+        Command::ContainerdHosts(args) => containerd_hosts::run(args).await,
         Command::Crd => output::print(&crate::api::crd::crd_yaml()),
         Command::Controller(_) => BAD_INPUT,
     };

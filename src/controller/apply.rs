@@ -295,6 +295,13 @@ impl Cluster {
         Ok(if own { Slot::Own(Box::new(map)) } else { Slot::Foreign })
     }
 
+    /// What is under a key of a `ConfigMap`, whoever wrote it.
+    pub(super) async fn value(&self, namespace: &str, name: &str, key: &str) -> Result<Option<String>, Error> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let map = timed(|| format!("reading ConfigMap `{name}`"), api.get_opt(name)).await?;
+        Ok(map.and_then(|map| map.data?.remove(key)))
+    }
+
     /// Makes a `ConfigMap` of the object hold `data`, or removes it if that is empty; no request if it is so already. One
     /// that is somebody else's stays as it is.
     pub(super) async fn publish(

@@ -14,8 +14,8 @@ use super::events::{EventNote, EventReason};
 use super::recorder::Publisher;
 use super::status::{Applied, Output};
 use crate::api::{
-    ImageSetMirror, MirrorSourcePolicy, Mode, OWNER_REF_ANNOTATION, OutputPolicy, Removal, ResourceState,
-    ResourceStatus,
+    ImageSetMirror, MirrorSourcePolicy, Mode, OWNER_REF_ANNOTATION, OutputPolicy, PublishPolicy, Removal,
+    ResourceState, ResourceStatus,
 };
 use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
@@ -23,8 +23,8 @@ use crate::oci::Digest;
 use crate::plan::{Plan, PlanItem};
 use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request};
 use crate::resources::{
-    Apply, ClusterSnapshot, Conflict, Desired, HeldReason, Impact, Inputs, MirrorKind, MirrorSet, ObjectName, Stored,
-    repair, withdraw,
+    Apply, CONFIG_MAP_LIMIT, ClusterSnapshot, Conflict, Desired, HeldReason, HostsInputs, Impact, Inputs, MirrorKind,
+    MirrorSet, ObjectName, Stored, containerd, containerd_hosts, repair, withdraw,
 };
 
 /// Group of mirror sets.
@@ -80,8 +80,23 @@ impl Outputs {
             .any(|policy| *policy != OutputPolicy::Disabled)
     }
 
-    /// Writes what a finished sync allows.
+    /// Writes what a finished sync allows. What nodes with containerd need does not depend on mirror sets, and comes first.
     pub(super) async fn write(
+        &self,
+        cluster: &Cluster,
+        events: &Publisher,
+        owner: Owner<'_>,
+        plan: &Plan,
+        verified: &BTreeSet<usize>,
+    ) -> Result<Applied, Error> {
+        let mut hosts = write_hosts(cluster, owner, plan, verified).await?;
+        let mut applied = self.write_sets(cluster, events, owner, plan, verified).await?;
+        applied.outputs.append(&mut hosts.outputs);
+        applied.notes.append(&mut hosts.notes);
+        Ok(applied)
+    }
+
+    async fn write_sets(
         &self,
         cluster: &Cluster,
         events: &Publisher,
@@ -301,6 +316,7 @@ impl Outputs {
         let outputs = ClusterOutputs {
             idms: output,
             itms: output,
+            containerd_hosts: Some(PublishPolicy::Disabled),
             disruption: spec.disruption,
             removal: Removal::Remove,
             conflict_policy: spec.conflict_policy,
@@ -402,6 +418,57 @@ impl Outputs {
 /// The name of the `index`th part of what is published.
 fn part_name(object: &str, what: &str, index: usize) -> String {
     format!("{object}-{what}-{index}")
+}
+
+/// Publishes files for containerd.
+async fn write_hosts(
+    cluster: &Cluster,
+    owner: Owner<'_>,
+    plan: &Plan,
+    verified: &BTreeSet<usize>,
+) -> Result<Applied, Error> {
+    let request = owner.request;
+    let name = containerd::config_map(&request.identity.name);
+    let slot = cluster.config_map(owner.object, &name).await?;
+    let wanted = match request.cluster.containerd_hosts {
+        Some(policy) => policy == PublishPolicy::Publish,
+        // Who uses them does not lose them when the kind appears.
+        None => matches!(slot, Slot::Own(_)) || !cluster.served().await?.has(MirrorKind::Digest.kind()),
+    };
+    if !wanted {
+        cluster.publish(owner.object, &name, BTreeMap::new(), &slot).await?;
+        return Ok(Applied::default());
+    }
+    let bundle = match &request.target.trust_bundle {
+        Some((map, key)) => cluster.value(&request.identity.namespace, map, key).await?,
+        None => None,
+    };
+    let made = containerd_hosts(&HostsInputs {
+        identity: &request.identity,
+        target: &request.target,
+        trust_bundle: bundle.as_deref(),
+        outputs: &request.cluster,
+        plan,
+        verified,
+        before: &slot.data(),
+    });
+    let notes = made.notes.into_iter().map(|note| note.message).collect();
+    if made.data.is_empty() {
+        cluster.publish(owner.object, &name, made.data, &slot).await?;
+        return Ok(Applied { outputs: Vec::new(), notes });
+    }
+    let bytes: usize = made.data.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let hash = Digest::of(&serde_json::to_vec(&made.data).unwrap_or_default()).short().to_owned();
+    let output = if matches!(slot, Slot::Foreign) {
+        config_map(&name, ResourceState::Conflict, FOREIGN.to_owned())
+    } else if bytes > CONFIG_MAP_LIMIT {
+        let message = format!("it would have {bytes} bytes, and is given at most {CONFIG_MAP_LIMIT}");
+        config_map(&name, ResourceState::AdmissionDenied, message)
+    } else {
+        cluster.publish(owner.object, &name, made.data, &slot).await?;
+        Output { hash, ..config_map(&name, ResourceState::Published, String::new()) }
+    };
+    Ok(Applied { outputs: vec![output], notes })
 }
 
 /// Writes the parts, each under the key `<what>.jsonl` and the first with `more`, and removes what an earlier, longer list

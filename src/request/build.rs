@@ -373,6 +373,7 @@ fn cluster(spec: &api::ClusterResources, faults: &mut Faults) -> ClusterOutputs 
     ClusterOutputs {
         idms: output("imageDigestMirrorSet", &spec.image_digest_mirror_set, OutputPolicy::Apply),
         itms: output("imageTagMirrorSet", &spec.image_tag_mirror_set, OutputPolicy::Publish),
+        containerd_hosts: spec.containerd_hosts.policy,
         disruption: spec.disruption,
         removal: spec.removal,
         conflict_policy: spec.conflict_policy,

@@ -9,7 +9,9 @@ use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-pub use crate::api::{Attachments, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, Removal, Tls};
+pub use crate::api::{
+    Attachments, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, PublishPolicy, Removal, Tls,
+};
 use crate::oci::{Platform, Reference, Registry, RepositoryPath, Tag};
 
 mod build;
@@ -189,6 +191,8 @@ pub struct ClusterOutputs {
     pub idms: MirrorSetOutput,
     /// `ImageTagMirrorSet`.
     pub itms: MirrorSetOutput,
+    /// Files for containerd; none to decide by what the cluster serves.
+    pub containerd_hosts: Option<PublishPolicy>,
     /// Which changes may be written.
     pub disruption: Disruption,
     /// What happens to rules that are not wanted any more.

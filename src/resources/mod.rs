@@ -17,6 +17,7 @@ use crate::api::openshift::{
     Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet, MachineConfigPool, RegistrySources,
 };
 
+pub mod containerd;
 mod desired;
 mod fit;
 mod manifests;
@@ -26,6 +27,7 @@ mod preflight;
 mod repair;
 mod set;
 
+pub use containerd::{ContainerdHosts, HostsInputs, containerd_hosts};
 pub use desired::{Desired, Inputs};
 pub use manifests::{CONFIG_MAP_LIMIT, ManifestsError, ObjectName, Stored, manifest_keys};
 pub use merge::{Impact, MACHINE_CONFIG_LIMIT, Merged};
@@ -177,8 +179,10 @@ pub enum NoteReason {
     RuleWaits,
     /// Sources whose policy is not tightened yet.
     PolicyWaits,
-    /// Names that a mirror set cannot express.
+    /// Names that a mirror set, or a file for containerd, cannot express.
     NotExpressible,
+    /// Tags that nodes with containerd do not look for in the mirror.
+    TagsShared,
     /// A foreign rule hides one of ours in part.
     HiddenByForeign,
     /// A rule of ours hides a foreign one in part.

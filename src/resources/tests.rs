@@ -20,6 +20,7 @@ use crate::plan::{Plan, TargetId, TargetRoot};
 use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Pattern, Target};
 use crate::resolve::{DestinationRule, Item, Origin, OriginKind, PathRule, Source, TagRule, Wanted};
 
+mod containerd_files;
 mod decisions;
 mod laws;
 mod rule_tables;
@@ -60,6 +61,7 @@ impl World {
             outputs: ClusterOutputs {
                 idms: output,
                 itms: output,
+                containerd_hosts: None,
                 disruption: Disruption::AllowDrain,
                 removal: Removal::Retain,
                 conflict_policy: ConflictPolicy::Refuse,

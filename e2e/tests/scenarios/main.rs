@@ -21,6 +21,7 @@ mod least_privilege;
 mod limits_of_objects;
 mod mirrors_additional_images;
 mod namespace_not_allowed;
+mod nodes_pull_through_the_mirror;
 mod nothing_secret_is_told;
 mod object_deleted_in_mid_copy;
 mod on_a_node;

@@ -124,7 +124,7 @@ pub(super) fn verdict(applied: &Applied) -> (Reason, String) {
     let number = |state| applied.outputs.iter().filter(|output| output.state == state).count();
     match (number(ResourceState::Applied), number(ResourceState::Published)) {
         (0, 0) => (Reason::Published, "nothing is to be written".to_owned()),
-        (0, n) => (Reason::Published, format!("{} in the ConfigMap with the manifests", count(n, "object"))),
+        (0, n) => (Reason::Published, format!("{} only published in ConfigMaps", count(n, "object"))),
         (n, _) => (Reason::Applied, format!("{} written to the cluster", count(n, "object"))),
     }
 }

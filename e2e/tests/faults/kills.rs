@@ -9,7 +9,7 @@ use e2e::wait::LONG;
 use crate::way::{Extra, Way, thorough};
 
 /// Kills tried where not all are, each at a random place of its part of the run.
-const SAMPLE: usize = 6;
+const SAMPLE: usize = 4;
 /// Chosen once, so that a failure can be looked at again.
 const SEED: u64 = 20_260;
 /// Bytes of everything, more or less: what a kill may cost is what was under way.

@@ -389,6 +389,47 @@ async fn goes_through_its_life(tool: Tool) {
     assert_eq!(after, uid);
 }
 
+/// There is no node here: the scenario says how the pod has ended, and helm does the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_helm_test_stays_however_it_ends() {
+    let cluster = Cluster::start().await.expect("the cluster starts");
+    let chart = folder().display().to_string();
+    let install =
+        ["install", NAME, &chart, "--namespace", NAME, "--create-namespace", "--set=networkPolicy.enabled=true"];
+    tokio::task::block_in_place(|| helm(Some(&cluster), &install)).expect("helm").ok().expect("a release");
+    let cluster = &cluster;
+    let list = async || {
+        let selector = "--selector=app.kubernetes.io/component=test";
+        let args = ["get", "pods,networkpolicies", selector, "--namespace", NAME, "-o", "name"];
+        cluster.kubectl(&args).await.expect("kubectl").ok().expect("a list")
+    };
+    let pod = format!("pod/{NAME}-test");
+    for tool in [Tool::Helm, Tool::Helm4] {
+        for (phase, passes) in [("Succeeded", true), ("Failed", false)] {
+            let status = format!(r#"--patch={{"status":{{"phase":"{phase}"}}}}"#);
+            let patch = ["patch", &pod, "--subresource=status", "--type=merge", &status, "--namespace", NAME];
+            let patch = &patch;
+            let ended = async {
+                let what = "the pod of the test";
+                eventually(SHORT, what, || async move { Ok(Some(cluster.kubectl(patch).await?.ok()?)) })
+                    .await
+                    .expect(what);
+            };
+            let runtime = tokio::runtime::Handle::current();
+            let output = tokio::task::block_in_place(|| {
+                std::thread::scope(|scope| {
+                    let test = scope.spawn(|| helm_of(tool, Some(cluster), &["test", NAME, "--namespace", NAME]));
+                    runtime.block_on(ended);
+                    test.join().expect("a thread")
+                })
+            });
+            let output = output.expect("helm");
+            assert_eq!(output.success(), passes, "{output:?}");
+            assert_eq!(list().await, "", "{tool:?}, {phase}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gets_through_the_operator_what_is_denied_to_them() {
     let cluster = Cluster::start().await.expect("the cluster starts");

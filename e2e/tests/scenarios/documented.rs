@@ -182,7 +182,9 @@ fn one_image_is_enough_and_one_value_moves_it() {
 fn the_chart_renders_the_same_each_time_and_asks_no_cluster() {
     let render = || template(NAME, &[]).expect("helm").ok().expect("it renders");
     assert_eq!(render(), render());
-    for entry in fs::read_dir(folder().join("templates")).expect("templates").flatten() {
+    let folders = ["templates", "templates/tests"].map(|name| folder().join(name));
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("templates").flatten());
+    for entry in entries.filter(|entry| entry.path().is_file()) {
         let text = fs::read_to_string(entry.path()).expect("a template");
         let actions = text.split("{{").skip(1).map(|part| part.split("}}").next().unwrap_or_default());
         for word in actions.flat_map(|action| action.split(|c: char| !c.is_alphanumeric())) {

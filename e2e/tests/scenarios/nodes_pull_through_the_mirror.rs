@@ -79,6 +79,8 @@ fn got<'a>(requests: &'a [LoggedRequest], repository: &str) -> Vec<&'a str> {
 async fn follow(world: &World, object: &str, folder: &str) {
     let config = repository().join("config/containerd").display().to_string();
     let mut text = world.cluster.kubectl(&["kustomize", &config]).await.expect("kubectl").ok().expect("it renders");
+    let image = format!("image: {}\n", world.deployment.image);
+    assert!(text.contains(&image), "the operator has {image}, and this runs {text}");
     for (from, to) in [
         ("path: /etc/containerd/certs.d", format!("path: {folder}")),
         ("--object=additional-images", format!("--object={object}")),

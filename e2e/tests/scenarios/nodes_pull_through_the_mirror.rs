@@ -75,7 +75,7 @@ fn got<'a>(requests: &'a [LoggedRequest], repository: &str) -> Vec<&'a str> {
     gets.filter_map(|request| request.path.strip_prefix(&below)).collect()
 }
 
-/// Runs the DaemonSet of `config/containerd` for an object; only folder, object and pace are the scenario's.
+/// Runs the `DaemonSet` of `config/containerd` for an object; only folder, object and pace are the scenario's.
 async fn follow(world: &World, object: &str, folder: &str) {
     let config = repository().join("config/containerd").display().to_string();
     let mut text = world.cluster.kubectl(&["kustomize", &config]).await.expect("kubectl").ok().expect("it renders");

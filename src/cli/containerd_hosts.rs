@@ -41,11 +41,12 @@ pub(super) async fn run(args: ContainerdHostsArgs) -> u8 {
                 Ok(files) => install(&args.to, &format!("{}/{name}", args.namespace), &files),
                 Err(fault) => Done { faults: vec![fault], ..Done::default() },
             };
-            print(&done.changes.iter().map(|change| format!("{change}\n")).collect::<String>());
+            for change in &done.changes {
+                print(&format!("{change}\n"));
+            }
             faults.extend(done.faults);
         }
-        let news = faults != told;
-        if news {
+        if faults != told {
             warn(&faults);
         }
         let Some(every) = args.every else { return if faults.is_empty() { DONE } else { FAILED } };

@@ -136,6 +136,10 @@ async fn a_file_of_oc_mirror_is_mirrored_and_the_second_run_sends_nothing() {
     assert_eq!(verdict.first(specs[0]), Some(format!("{to}/team/app@{app}").as_str()));
     assert_eq!(verdict.first(specs[1]), Some(format!("{to}/tools/tool:v1").as_str()));
 
+    let folder = desk.source.host().replace(':', "_");
+    let hosts = fs::read_to_string(out.join(format!("certs.d/{folder}_/hosts.toml"))).expect("a file for containerd");
+    assert!(hosts.contains(&format!("[host.\"https://{}/v2/ocp\"]", desk.target.host())), "{hosts}");
+
     let mark = desk.target.mark().await.expect("a mark");
     let again = desk.go(&args).await;
     assert_eq!(again.code, Some(0), "{again:#?}");

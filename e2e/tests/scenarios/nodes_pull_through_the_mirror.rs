@@ -75,10 +75,12 @@ fn got<'a>(requests: &'a [LoggedRequest], repository: &str) -> Vec<&'a str> {
     gets.filter_map(|request| request.path.strip_prefix(&below)).collect()
 }
 
-/// Runs the DaemonSet of `config/containerd` for an object; only folder, object and pace are the scenario's.
+/// Runs the `DaemonSet` of `config/containerd` for an object; only folder, object and pace are the scenario's.
 async fn follow(world: &World, object: &str, folder: &str) {
     let config = repository().join("config/containerd").display().to_string();
     let mut text = world.cluster.kubectl(&["kustomize", &config]).await.expect("kubectl").ok().expect("it renders");
+    let image = format!("image: {}\n", world.deployment.image);
+    assert!(text.contains(&image), "the operator has {image}, and this runs {text}");
     for (from, to) in [
         ("path: /etc/containerd/certs.d", format!("path: {folder}")),
         ("--object=additional-images", format!("--object={object}")),
@@ -103,18 +105,21 @@ async fn pods_start_from_the_mirror_under_upstream_names_when_upstream_is_gone()
     let upstream = world.source_host.clone();
     let source = world.source().expect("a client");
     // A layer that no other image has: each has to be fetched.
-    let (by_digest, by_tag) =
-        (node.waiting_image("digest").expect("an image"), node.waiting_image("tag").expect("one"));
-    by_digest.push(&source, "apps/by-digest", "1").await.expect("pushed");
-    by_tag.push(&source, "apps/by-tag", "1").await.expect("pushed");
-    let digest = by_digest.digest().to_owned();
+    let mut digests = Vec::new();
+    for name in ["by-digest", "by-tag", "closed"] {
+        let image = node.waiting_image(name).expect("an image");
+        image.push(&source, &format!("apps/{name}"), "1").await.expect("pushed");
+        digests.push(image.digest().to_owned());
+    }
+    let digest = &digests[0];
     // There is a folder for the host, so that what answers for all other names does not answer for this one.
     let folder = node.hosts();
-    fs::create_dir(folder.join(format!("{}_", upstream.replace(':', "_")))).expect("a folder");
+    let own = folder.join(format!("{}_", upstream.replace(':', "_")));
+    fs::create_dir(&own).expect("a folder");
 
     let namespace = world.namespace().to_owned();
     let named = format!("apps/by-digest@{digest}");
-    let mut set = world.image_set_mirror(&namespace, "set", &[&named, "apps/by-tag:1"]);
+    let mut set = world.image_set_mirror(&namespace, "set", &[&named, "apps/by-tag:1", "apps/closed:1"]);
     set["spec"]["target"]["pathPrefix"] = json!(PREFIX);
     world.apply(&set).await.expect("accepted");
     let mirrors = world.mirrors(&namespace).await.expect("a client");
@@ -152,4 +157,20 @@ async fn pods_start_from_the_mirror_under_upstream_names_when_upstream_is_gone()
     let resolved = format!("/v2/{PREFIX}/apps/by-tag/manifests/1{from}");
     assert!(requests.iter().any(|request| request.path == resolved), "{requests:#?}");
     assert!(got(&requests, "apps/by-tag").iter().any(|path| path.starts_with("blobs/")), "{requests:#?}");
+
+    // What may not be contacted is not, and its images still come.
+    set["spec"]["clusterResources"]["imageDigestMirrorSet"] = json!({"mirrorSourcePolicy": "NeverContactSource"});
+    world.apply(&set).await.expect("accepted");
+    let file = &own.join("hosts.toml");
+    eventually(LONG, "the node to know", || async move {
+        Ok(fs::read_to_string(file)?.contains("\nserver = ").then_some(()))
+    })
+    .await
+    .expect("it knows");
+    create(&pods, "closed", &format!("{upstream}/apps/closed:1")).await;
+    until_running(&pods, "closed").await;
+    create(&pods, "unknown", &format!("{upstream}/apps/unknown:1")).await;
+    let message = eventually(LONG, "a pull to fail", || async { waiting(&pods, "unknown").await }).await;
+    let message = message.expect("it does not start");
+    assert!(message.contains("not found") && !message.contains("https://"), "{message}");
 }

@@ -36,7 +36,6 @@ fn ten_thousand_images_cost_at_most_five_megabytes() {
         }
     });
     let (kept, peak) = (ALLOCATOR.current_usage() - before, ALLOCATOR.peak_usage() - before);
-    println!("{kept} bytes kept, {peak} at most");
     assert!(peak <= 5_000_000, "{kept} bytes kept, {peak} at most");
     drop(claims);
 }

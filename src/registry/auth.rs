@@ -120,8 +120,8 @@ impl Inner {
     pub(super) async fn authorized(&self, ask: &mut Ask<'_>, scopes: &Scopes, retry: bool) -> Result<Reply, Error> {
         let place = ask.place;
         let mut loaded = self.loaded();
-        let (mut reloaded, mut widened) = (false, false);
-        let known = self.auth.challenges.lock().unwrap_or_else(PoisonError::into_inner).get(&place.host).cloned();
+        let (mut reloaded, mut widened, mut narrowed) = (false, false, false);
+        let known = self.known(place);
         let mut grant = match known {
             Some(known) => match self.answer(ask, &loaded, scopes, &known, None).await {
                 Ok(grant) => Some(grant),
@@ -135,6 +135,19 @@ impl Inner {
             let streamed = matches!(ask.payload, Payload::Stream(_));
             let reply = self.follow(ask, grant.as_ref().map(|grant| &grant.header), retry).await?;
             let from_registry = reply.response.url().origin() == place.base.origin();
+            let serial = grant.as_ref().and_then(|grant| grant.serial);
+            if let (Some(serial), Some(known)) = (serial, self.known(place))
+                && from_registry
+                && !streamed
+                && !narrowed
+                && too_long(&reply)
+            {
+                narrowed = true;
+                self.expire(place, &loaded, scopes, serial).await;
+                reply.drain().await;
+                grant = Some(self.answer(ask, &loaded, scopes, &known, None).await?);
+                continue;
+            }
             if reply.status() != StatusCode::UNAUTHORIZED || !from_registry {
                 return Ok(reply);
             }
@@ -147,7 +160,7 @@ impl Inner {
             reply.drain().await;
             if streamed {
                 // The blob has to be begun again, and that is when a new token is fetched.
-                if let Some(serial) = grant.as_ref().and_then(|grant| grant.serial) {
+                if let Some(serial) = serial {
                     self.expire(place, &loaded, scopes, serial).await;
                 }
                 return Err(refused(Refusal::Rejected));
@@ -176,6 +189,10 @@ impl Inner {
                 Err(error) => return Err(error),
             };
         }
+    }
+
+    fn known(&self, place: &Place) -> Option<Challenge> {
+        self.auth.challenges.lock().unwrap_or_else(PoisonError::into_inner).get(&place.host).cloned()
     }
 
     fn remember(&self, place: &Place, challenge: &Challenge) {
@@ -262,6 +279,8 @@ impl Inner {
         let mut state = slot.state.lock().await;
         if state.token.as_ref().is_some_and(|token| token.serial == serial) {
             state.token = None;
+            // What a registry asked for besides made the token longer.
+            state.extra.clear();
         }
     }
 
@@ -388,6 +407,16 @@ impl Inner {
 struct Bearer<'a> {
     realm: &'a str,
     service: Option<&'a str>,
+}
+
+/// Whether an answer may say that the headers of the request, of which the token is the longest, are too long for a proxy.
+fn too_long(reply: &Reply) -> bool {
+    match reply.status().as_u16() {
+        431 => true,
+        // Registries answer in JSON.
+        400 => reply.is_html(),
+        _ => false,
+    }
 }
 
 fn wants_more(challenge: &Challenge, ours: &Scopes) -> bool {

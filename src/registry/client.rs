@@ -40,6 +40,9 @@ static SHARES: AtomicU64 = AtomicU64::new(0);
 /// The most tags that one list may have: what registries allow to ask for at once.
 const MAX_TAGS: usize = 1000;
 
+/// How often a manifest is put in all to a registry that does not find it while it takes it.
+const PUTS: u32 = 4;
+
 /// How a manifest is named.
 #[derive(Clone, Copy, Debug)]
 pub enum By<'a> {
@@ -334,13 +337,22 @@ impl Client {
     ) -> Result<PutOutcome, Error> {
         let place = self.home(repository);
         let path = format!("manifests/{}", by.path());
-        let mut ask = self.ask(&place, Method::PUT, &path, by.asked(repository));
-        ask = ask.header(CONTENT_TYPE, manifest.media_type());
-        ask.payload = Payload::Bytes(manifest.bytes().clone());
-        let reply = self.inner.send(ask).await?;
-        if !reply.status().is_success() {
-            return Err(reply.into_error().await);
-        }
+        let mut round = 0;
+        let reply = loop {
+            let mut ask = self.ask(&place, Method::PUT, &path, by.asked(repository));
+            ask = ask.header(CONTENT_TYPE, manifest.media_type());
+            ask.payload = Payload::Bytes(manifest.bytes().clone());
+            let reply = self.inner.send(ask).await?;
+            if reply.status().is_success() {
+                break reply;
+            }
+            let error = reply.into_error().await;
+            round += 1;
+            if !error.lost_artifact() || round >= PUTS {
+                return Err(error);
+            }
+            tokio::time::sleep(self.inner.backoff(round)).await;
+        };
         accepted(&reply, manifest.digest())?;
         let subject_processed = reply.response.headers().contains_key(OCI_SUBJECT);
         reply.drain().await;

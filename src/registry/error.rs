@@ -343,6 +343,12 @@ impl Error {
             && self.side() == Side::Target
     }
 
+    /// True if Harbor says that it does not find the manifest that it was just given: its parts do not see each other's
+    /// writes at once.
+    pub(super) fn lost_artifact(&self) -> bool {
+        matches!(&self.inner.problem, Problem::Status { status: 404, detail: Some(detail), .. } if detail.starts_with("artifact "))
+    }
+
     /// True if an upload session is gone or at another place than ours, so that a new one has to be begun.
     pub(super) fn lost_session(&self) -> bool {
         match &self.inner.problem {

@@ -215,9 +215,12 @@ pub async fn send(
                 if matches!(error.problem(), Problem::Unreachable(_) | Problem::RateLimited { .. }) {
                     writing.troubled();
                 }
-                if !target.shorten(&begun, &error)
-                    && let Err(error) = patience.wait(target, error.clone()).await
-                {
+                if target.shorten(&begun, &error) {
+                    // Refused by its length alone: the session is as it was.
+                    (session, reader) = (Some(begun), Some(open));
+                    continue;
+                }
+                if let Err(error) = patience.wait(target, error.clone()).await {
                     abandon(Some(begun)).await;
                     return Err(error);
                 }

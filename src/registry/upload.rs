@@ -472,7 +472,7 @@ impl Client {
 }
 
 /// `FIRST-LAST` of what a target has, as registries really write it: with or without `bytes=`, with `-1` for nothing at
-/// all. `0-0` is written for one byte as well as for none, and counts as none.
+/// all. `0-0` is written for one byte as well as for none, and says nothing.
 fn received(text: &str) -> Option<u64> {
     let text = text.trim();
     let range = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches(['=', ' ']));
@@ -481,7 +481,8 @@ fn received(text: &str) -> Option<u64> {
         return None;
     }
     match last.trim().parse::<i64>().ok()? {
-        ..=0 => Some(0),
+        ..0 => Some(0),
+        0 => None,
         last => Some(last.unsigned_abs() + 1),
     }
 }
@@ -573,10 +574,10 @@ mod tests {
     #[test]
     fn what_a_target_has_is_read_as_registries_write_it() {
         // distribution, the specification, Quay's fresh session, Quay's PATCH.
-        for (text, bytes) in [("0-99", 100), ("bytes=0-99", 100), ("bytes=0--1", 0), ("0-0", 0), (" bytes 0-9 ", 10)] {
+        for (text, bytes) in [("0-99", 100), ("bytes=0-99", 100), ("bytes=0--1", 0), (" bytes 0-9 ", 10)] {
             assert_eq!(received(text), Some(bytes), "{text}");
         }
-        for bad in ["", "99", "5-9", "bytes=", "0-", "x-y"] {
+        for bad in ["", "0-0", "99", "5-9", "bytes=", "0-", "x-y"] {
             assert_eq!(received(bad), None, "{bad}");
         }
     }

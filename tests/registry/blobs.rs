@@ -314,15 +314,15 @@ async fn a_large_blob_is_not_read_into_memory() {
 }
 
 #[tokio::test]
-async fn a_refused_upload_goes_on_in_its_session_as_long_as_the_target_has_it() {
+async fn a_refused_upload_of_which_the_target_has_nothing_is_begun_again() {
     for length in [1000, LARGE] {
         for (status, code) in [(500, "UNKNOWN"), (404, "BLOB_UPLOAD_UNKNOWN"), (416, "RANGE_INVALID"), (429, "X")] {
             let (from, to, bytes, blob) = pair(length).await;
             to.times(2, ("PUT", ""), move || error(status, code, ""));
             copy(&from, &to, &blob).await.unwrap_or_else(|error| panic!("{length} {status}: {error}"));
             assert_eq!(to.blob("x/y", &blob.digest), Some(bytes));
-            // Small blobs are sent from the start. Nothing is lost by being told to wait.
-            let kept = if length < LARGE { status == 429 } else { status != 404 };
+            // Nothing is lost by being told to wait, if all bytes are at hand.
+            let kept = length < LARGE && status == 429;
             assert_eq!((to.count("POST"), to.count("PUT")), (if kept { 1 } else { 3 }, 3), "{length} {status}");
         }
     }
@@ -401,8 +401,7 @@ async fn a_target_that_always_breaks_is_given_up_and_its_sessions_are_cancelled(
         to.rule(|seen| (seen.method == "PUT").then(|| error(500, "UNKNOWN", "")));
         let error = copy(&from, &to, &blob).await.unwrap_err();
         assert_eq!((error.side(), error.reason()), (Side::Target, Reason::RegistryError));
-        // A long one stays in its session until it is given up.
-        assert_eq!((to.count("PUT"), to.count("DELETE")), (4, if length < LARGE { 4 } else { 1 }));
+        assert_eq!((to.count("PUT"), to.count("DELETE")), (4, 4));
     }
 }
 

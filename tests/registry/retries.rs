@@ -61,7 +61,11 @@ async fn a_host_that_stops_answering_is_waited_for_by_all_together() {
     assert!(get(&client, &repository, "1").await.unwrap().is_some());
     // More than any one request would be tried: they are those of looks at the host.
     fake.times(9, ("GET", ""), || answer(503, &[], ""));
-    let all = futures::future::join_all((0..20).map(|_| get(&client, &repository, "1"))).await;
+    let names: Vec<_> = (0..20).map(|name| name.to_string()).collect();
+    for name in &names {
+        fake.put_manifest("a/b", name, IMAGE, "{}");
+    }
+    let all = futures::future::join_all(names.iter().map(|name| get(&client, &repository, name))).await;
     assert!(all.into_iter().all(|found| found.unwrap().is_some()));
     // Those in flight when it went down fail each by itself; after that one at a time looks.
     assert_eq!(fake.seen().len(), 1 + 9 + 20);
@@ -76,7 +80,8 @@ async fn a_host_that_stays_down_is_asked_now_and_then_and_nobody_waits_for_ever(
     let (client, repository) = (make(settings), fake.repository("a/b"));
     assert!(get(&client, &repository, "1").await.unwrap().is_some());
     fake.rule(|_seen| Some(answer(503, &[], "")));
-    let all = futures::future::join_all((0..200).map(|_| get(&client, &repository, "1"))).await;
+    let names: Vec<_> = (0..200).map(|name| name.to_string()).collect();
+    let all = futures::future::join_all(names.iter().map(|name| get(&client, &repository, name))).await;
     for found in all {
         let error = found.unwrap_err();
         assert_eq!((error.status().unwrap().as_u16(), error.failure().transient), (503, true));

@@ -212,6 +212,31 @@ impl Node {
         self.way(&self.network(), &ours(), &format!("{ADDRESS}:{port}"), &format!("127.0.0.1:{port}")).await
     }
 
+    /// Lets pods find these names, each with an IPv4 address, in place of those told before.
+    ///
+    /// # Errors
+    /// When the file cannot be written or nothing answers at the deadline.
+    pub async fn names(&self, names: &[(&str, &str)]) -> Result<()> {
+        let text: String = names.iter().fold(String::new(), |text, (name, address)| text + name + " " + address + "\n");
+        let served = self.run.path().join("names").exists();
+        let file = self.run.write("names", text)?;
+        if served {
+            return Ok(());
+        }
+        let program = Program::new("names", &self.helper).arg("names").arg(format!("{ADDRESS}:53")).arg(&file);
+        let mut process = Process::spawn(&self.inside(&program), &self.run.logs())?;
+        // In the kernel's table of UDP sockets of the node; 35 is port 53.
+        let sockets = format!("/proc/{}/net/udp", self.init);
+        process
+            .ready(LONG, || {
+                let bound = fs::read_to_string(&sockets).is_ok_and(|text| text.contains(":0035 "));
+                async move { Ok(bound.then_some(())) }
+            })
+            .await?;
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).push(process);
+        Ok(())
+    }
+
     /// The folder of this run, after which its cgroups are named.
     pub fn run(&self) -> &RunFolder {
         &self.run

@@ -88,6 +88,17 @@ async fn world_around(cluster: Cluster, source: Registry, target: Registry, name
     world
 }
 
+/// `helm test` of what is installed. The node has no DNS for Services, so one of their pods is what the name leads to.
+async fn passes_its_test(world: &World) {
+    let pods = pods::list(world).await.expect("the pods");
+    let ready = pods.iter().find(|pod| pods::is_ready(pod)).expect("a pod that is ready");
+    let address = ready.status.as_ref().and_then(|status| status.pod_ip.as_deref()).expect("an address");
+    let name = format!("{NAME}.{}.svc", world.namespace());
+    pods::node(&world.cluster).expect("a node").names(&[(&name, address)]).await.expect("names");
+    let tested = helm(&world.cluster, &["test", NAME, "--logs", "--timeout=3m"]);
+    assert!(tested.success(), "{tested:?}");
+}
+
 fn helm(cluster: &Cluster, args: &[&str]) -> Output {
     let args = [args, &["--namespace", NAME]].concat();
     tokio::task::block_in_place(|| chart::helm(Some(cluster), &args)).expect("helm")
@@ -144,6 +155,7 @@ async fn a_release_lives_from_its_installation_to_the_end_of_its_namespace() {
     let Some((cluster, source, target)) = ground(scenario, &["0.1.0", "next"]).await else { return };
     follow_readme("### With Helm", &cluster).await;
     let mut world = world_around(cluster, source, target, NAME).await;
+    passes_its_test(&world).await;
     let namespace = world.namespace().to_owned();
     let api = world.mirrors(&namespace).await.expect("a client");
     all_are_confined(&world).await;

@@ -1,6 +1,7 @@
 // The helper of the node.
 //
 //	node                                            keeps namespaces open until it is asked to end
+//	node names LISTEN FILE                          answers DNS questions for the names in a file
 //	node forward LISTEN_NET DIAL_NET LISTEN TARGET  listens in one network namespace and dials in another; prints where
 package main
 
@@ -28,6 +29,8 @@ func run(args []string) error {
 		signal.Notify(asked, syscall.SIGTERM, syscall.SIGINT)
 		<-asked
 		return nil
+	case len(args) == 3 && args[0] == "names":
+		return names(args[1], args[2])
 	case len(args) == 5 && args[0] == "forward":
 		return enter(args[1], "listen", args[2], args[3], args[4])
 	case len(args) == 4 && args[0] == "listen":
@@ -35,5 +38,5 @@ func run(args []string) error {
 	case len(args) == 3 && args[0] == "accept":
 		return accept(args[1], args[2])
 	}
-	return fmt.Errorf("usage: node | node forward LISTEN_NET DIAL_NET LISTEN TARGET")
+	return fmt.Errorf("usage: node | node names LISTEN FILE | node forward LISTEN_NET DIAL_NET LISTEN TARGET")
 }

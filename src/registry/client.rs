@@ -342,7 +342,7 @@ impl Client {
             let mut ask = self.ask(&place, Method::PUT, &path, by.asked(repository));
             ask = ask.header(CONTENT_TYPE, manifest.media_type());
             ask.payload = Payload::Bytes(manifest.bytes().clone());
-            let reply = self.inner.send(ask).await?;
+            let reply = self.inner.send(ask.no_pages()).await?;
             if reply.status().is_success() {
                 break reply;
             }

@@ -161,7 +161,7 @@ impl Client {
         let asked = format!("upload of `{}@{digest}`", place.repository.path());
         let mut ask = self.ask(place, Method::POST, "blobs/uploads/", asked);
         ask.payload = Payload::Bytes(Bytes::new());
-        ask.header(CONTENT_LENGTH, "0")
+        ask.header(CONTENT_LENGTH, "0").no_pages()
     }
 
     async fn session(&self, place: Place, digest: &Digest, reply: Reply) -> Result<Box<UploadSession>, Error> {

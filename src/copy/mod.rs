@@ -1,11 +1,26 @@
 //! Copies a plan from registry to registry, nothing on disk and no blob in memory.
 //!
-//! Guarantees: a tag appears only when everything it names is in the target and every item it has to follow is complete;
-//! content is verified by digest before its last byte is released; one bad image never stops the others; a run may be
-//! dropped or killed at any point and leaves unreferenced content at worst. Memory is bounded by the number of transfers
-//! under way times one read buffer, plus manifests of at most 4 MiB each with the entries read from them: one for each of
-//! the sixteen images under way, and for each of eight of its children or attachments one per level of nesting (almost
-//! always one, never more than four).
+//! **Guarantees.** A tag appears only when everything it names is in the target and every item it has to follow is complete.
+//! Content is verified by digest before its last byte is released. Of one digest at most one upload is under way at a
+//! target, and repositories that want it too wait and mount it. One bad image never stops the others.
+//!
+//! **Order of commits.** Of an image: its blobs, then the manifest; of an index: its images, then the index by digest;
+//! what refers to an image, then the lists of what refers to it; at last the tag, which is the put of the top manifest. A
+//! manifest is put by whoever has seen all that it names. What comes after another item of the plan waits for its tag.
+//!
+//! **Order of transfers.** A blob that others wait to mount comes first, then in turn the longest one and one of the oldest
+//! item. Mounts, small blobs and everything else do not wait behind bytes. Objects of one process get like shares of what
+//! a host can do.
+//!
+//! **Memory.** One read buffer for each transfer under way, whatever its size, and hash states of 7 KiB; at most
+//! sixteen blobs of 256 KiB that are held whole; manifests of at most 4 MiB each with the entries read from them: one for
+//! each of the sixteen images under way, and for each of eight of its children or attachments one per level of nesting
+//! (almost always one, never more than four). What a run knows of its target is about 60 bytes for each digest.
+//!
+//! **What may be lost.** A run may be dropped or killed at any instant: blobs and manifests that nothing names yet stay in
+//! the target until its garbage collection, uploads under way end with the process, and no tag names anything incomplete.
+//! A connection that breaks loses what the target had not taken yet: on targets that keep what has come, that is
+//! nothing but what was in flight; on others, the blob is sent again.
 
 mod attachments;
 mod claims;

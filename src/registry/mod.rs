@@ -12,6 +12,9 @@
 //!   address only if the registry itself is there or the host is named in the settings.
 //! - Absence is a value. An answer that does not come from a registry is never read as absence.
 //! - Every future may be dropped at any time; nothing is spawned.
+//! - What a host wants is known to all clients of the process: how much may be under way, at which pace, until when it is to
+//!   be left alone, whether it is there at all. Being told to wait is no attempt. Of what fails only a part is tried again, and
+//!   a host that has stopped answering is looked at by one request at a time.
 //!
 //! It does not decide what to copy or in which order, and it knows nothing about images that the requests do not say.
 

@@ -32,7 +32,7 @@ test: ## Unit, property, integration and end-to-end tests
 unit: ## Only what needs no servers
 	cargo test --locked
 
-tools: ## Build the real servers that the end-to-end tests start (once; about 20 minutes)
+tools: ## Build the real servers that the end-to-end tests start (once; about 10 minutes)
 	cargo run --locked -p e2e -- tools
 
 e2e: tools ## End-to-end tests on real servers, with the operator as `cargo build` makes it

@@ -95,7 +95,7 @@ async fn passes_its_test(world: &World) {
     let address = ready.status.as_ref().and_then(|status| status.pod_ip.as_deref()).expect("an address");
     let name = format!("{NAME}.{}.svc", world.namespace());
     pods::node(&world.cluster).expect("a node").names(&[(&name, address)]).await.expect("names");
-    let tested = helm(&world.cluster, &["test", NAME, "--logs", "--timeout=3m"]);
+    let tested = helm(&world.cluster, &["test", NAME, "--timeout=3m"]);
     assert!(tested.success(), "{tested:?}");
 }
 

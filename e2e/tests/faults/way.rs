@@ -308,6 +308,10 @@ impl Way {
         repositories.insert(&state);
         for repository in repositories {
             for tag in target.tags(repository).await.expect("tags") {
+                // A registry lists a tag a little before it names something, if it was just being put.
+                if target.digest(repository, &tag).await.expect("an answer").is_none() {
+                    continue;
+                }
                 let walked = target.walk(repository, &tag).await;
                 walked.unwrap_or_else(|error| panic!("behind {repository}:{tag}: {error:#}"));
             }

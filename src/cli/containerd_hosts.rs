@@ -127,11 +127,17 @@ fn put(folder: &Path, owner: &str, text: &str, bundle: Option<&str>) -> Result<b
     if trusted && found.as_deref() == Some(text) {
         return Ok(false);
     }
-    let written = fs::create_dir_all(folder)
-        .and_then(|()| bundle.map_or(Ok(()), |bundle| replace(&certificates, bundle)))
-        .and_then(|()| replace(&file, text));
-    written.map_err(|error| error.to_string())?;
+    write(folder, text, bundle).map_err(|error| error.to_string())?;
     Ok(true)
+}
+
+/// Writes one file, its certificates before it.
+pub(super) fn write(folder: &Path, text: &str, bundle: Option<&str>) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    if let Some(bundle) = bundle {
+        replace(&folder.join(CA_KEY), bundle)?;
+    }
+    replace(&folder.join(HOSTS_FILE), text)
 }
 
 /// Removes one file and its certificates, if they are the object's.

@@ -261,10 +261,8 @@ fn write_hosts(
     let bundle = made.data.get(CA_KEY);
     for (folder, text) in made.data.iter().filter_map(|(key, text)| Some((folder_of(key)?, text))) {
         let folder = directory.join(folder);
-        let written = std::fs::create_dir_all(&folder)
-            .and_then(|()| bundle.map_or(Ok(()), |bundle| std::fs::write(folder.join(CA_KEY), bundle)))
-            .and_then(|()| std::fs::write(folder.join(HOSTS_FILE), text));
-        written.map_err(|error| format!("writing {}: {error}", folder.display()))?;
+        super::containerd_hosts::write(&folder, text, bundle.map(String::as_str))
+            .map_err(|error| format!("writing {}: {error}", folder.display()))?;
     }
     let gone = before.hosts.keys().filter(|key| !made.data.contains_key(*key)).filter_map(|key| folder_of(key));
     for path in gone.map(|folder| directory.join(folder).join(HOSTS_FILE)) {

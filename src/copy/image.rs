@@ -229,20 +229,19 @@ impl Engine {
         }
         // Most likely it takes one request, which does not wait behind bytes.
         let offered = match &home {
-            Some(home) => Some(self.offer(image, blob, home).await?),
-            None => None,
+            Some(home) => self.offer(image, blob, home).await?,
+            None => Offer::Wanted(None),
         };
         let wrote = match offered {
-            Some(Offer::Mounted) => {
+            Offer::Mounted => {
                 add(&image.tally.mounted, blob.size);
                 true
             }
-            Some(Offer::Present) => {
+            Offer::Present => {
                 add(&image.tally.present, blob.size);
                 false
             }
-            Some(Offer::Wanted(session)) => self.move_blob(image, blob, session).await?,
-            None => self.move_blob(image, blob, None).await?,
+            Offer::Wanted(session) => self.move_blob(image, blob, session).await?,
         };
         image.tally.wrote.fetch_or(wrote, Ordering::Relaxed);
         claim.done();
@@ -260,12 +259,12 @@ impl Engine {
         blob: &Descriptor,
         session: Option<Box<UploadSession>>,
     ) -> Result<bool, Failure> {
-        let turn = Transfer { digest: blob.digest.clone(), size: blob.size, item: image.number };
-        let _place = if blob.size > SMALL_BLOB { Some(self.bulk.enter(turn).await) } else { None };
         // Small ones are requests like others, but are held whole.
-        let _held = match blob.size {
-            0..=SMALL_BLOB => self.small.acquire().await.ok(),
-            _ => None,
+        let (_held, _place) = if blob.size <= SMALL_BLOB {
+            (self.small.acquire().await.ok(), None)
+        } else {
+            let turn = Transfer { digest: blob.digest.clone(), size: blob.size, item: image.number };
+            (None, Some(self.bulk.enter(turn).await))
         };
         if image.run.stop.drain.is_cancelled() {
             return Err(cancelled());

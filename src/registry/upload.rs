@@ -203,7 +203,7 @@ impl Client {
         let mut patience = Patience::default();
         loop {
             let Err(error) = session.put_bytes(bytes.clone()).await else { return Ok(()) };
-            let gone = error.lost_session() || error.status().is_some_and(|status| status.as_u16() == 404);
+            let gone = is_gone(&error);
             let next = patience.wait(self, error).await;
             if !gone {
                 session.cancel().await;
@@ -219,6 +219,11 @@ impl Client {
             }
         }
     }
+}
+
+/// True if a session that was answered like this is of no use any more, so that a new one has to be begun.
+fn is_gone(error: &Error) -> bool {
+    error.lost_session() || error.status().is_some_and(|status| status.as_u16() == 404)
 }
 
 /// How much of a target's trouble with one blob was borne already.
@@ -242,7 +247,7 @@ impl Patience {
     /// The error itself, if another attempt makes no sense or would be one too many. Too many requests are no attempt.
     pub(super) async fn wait(&mut self, client: &Client, error: Error) -> Result<(), Error> {
         let timing = &client.inner.settings.timing;
-        let gone = error.lost_session() || error.status().is_some_and(|status| status.as_u16() == 404);
+        let gone = is_gone(&error);
         let limited = matches!(error.problem(), Problem::RateLimited { .. });
         let after = match error.class() {
             Class::Transient { after } => after.unwrap_or_default(),
@@ -365,13 +370,11 @@ impl UploadSession {
     /// Asks whether the blob is there if everything was sent, and for the session's state unless the target is known to
     /// lose sessions with the connection. A session that is not gone on with is given up.
     pub(super) async fn after(mut self: Box<Self>, error: &Error, size: u64) -> Kept {
-        let repository = self.place.repository.clone();
         // Where the request broke before its end, the target cannot have all of it.
         let cut = matches!(error.problem(), Problem::Unreachable(_)) && self.offset + self.sent < size;
         let gone = matches!(error.code(), Some("BLOB_UPLOAD_UNKNOWN"))
             || error.status().is_some_and(|status| status.as_u16() == 404);
-        let exists = async |client: &Client, digest: &Digest| client.blob_exists(&repository, digest).await;
-        if !cut && exists(&self.client, &self.digest).await.unwrap_or(false) {
+        if !cut && self.client.blob_exists(&self.place.repository, &self.digest).await.unwrap_or(false) {
             return Kept::Stored;
         }
         let host = self.client.inner.limits.host(&self.place.host);

@@ -394,13 +394,13 @@ impl Host {
     /// Keeps everybody from this host for `time`, at most a minute.
     pub fn hold(&self, time: Duration) {
         let until = Instant::now() + time.min(MAX_HOLD);
-        let mut held = self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held_until);
         *held = Some(held.map_or(until, |old| old.max(until)));
     }
 
     /// How much longer the host is held.
     pub fn held(&self) -> Option<Duration> {
-        let mut held = self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held_until);
         let left = held.map(|until| until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero());
         if left.is_none() {
             *held = None;

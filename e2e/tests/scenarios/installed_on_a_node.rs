@@ -191,9 +191,10 @@ async fn a_release_lives_from_its_installation_to_the_end_of_its_namespace() {
     let mut log = world.target.requests().await.expect("the log");
     let sent = uploads(&log);
     assert!(sent.values().all(|count| *count == 1), "sent twice: {sent:#?}");
-    // What was asked for and found there already has not been begun.
+    // What was asked for and found there already has not been begun; what was under way may have been cut off.
     log.retain(|request| request.status == 202);
-    assert_eq!(begun(&log, "big"), LAYERS + 1, "layers and config, each begun once");
+    let begun = begun(&log, "big");
+    assert!((LAYERS + 1..=LAYERS + 2).contains(&begun), "layers and config, begun {begun} times: {log:#?}");
 
     // An upgrade that cannot work takes nothing away.
     let failed = upgrade(&world.cluster, &["--set=image.tag=missing", "--wait", "--timeout=15s"]);

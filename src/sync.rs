@@ -10,7 +10,7 @@ use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot};
 use crate::registry::{self, Client, Prefix, Side, Throttle};
 use crate::request::{Request, Tls};
-use crate::resolve::{Wanted, additional, drive};
+use crate::resolve::{additional, drive};
 use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
 
 /// Documents fetched at the same time while resolving.
@@ -30,9 +30,7 @@ pub struct Sides {
 /// What a request means right now.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// Everything wanted, and what could not be found out.
-    pub wanted: Wanted,
-    /// The same, mapped and ordered.
+    /// Everything wanted, mapped and ordered, and what could not be found out.
     pub plan: Arc<Plan>,
 }
 
@@ -85,7 +83,7 @@ pub async fn resolve(request: &Request, source: &Arc<Client>) -> Result<Resolved
     let wanted = drive(&io, DOCUMENTS_AT_ONCE, |documents| additional::step(&request.additional, documents)).await;
     let root = TargetRoot { registry: request.target.registry.clone(), prefix: request.target.prefix.clone() };
     let plan = Plan::new(&wanted, &root, &request.blocked, TargetId(TARGET.to_owned()))?;
-    Ok(Resolved { wanted, plan: Arc::new(plan) })
+    Ok(Resolved { plan: Arc::new(plan) })
 }
 
 /// How a copy is done and where its memory is.
@@ -164,7 +162,11 @@ impl Copy<'_> {
     pub async fn run(&self, plan: &Arc<Plan>, observe: &dyn Observe, stop: &Stop) -> Result<Copied, Failure> {
         let target = &self.sides.target;
         let remembered = stop.abort.run_until_cancelled(self.memory.get(target, self.place)).await;
-        let (mut ledger, previous) = remembered.unwrap_or_else(|| Err(stopped()))?;
+        let (mut ledger, mut previous) = remembered.unwrap_or_else(|| Err(stopped()))?;
+        if previous.as_deref() == Some(plan) {
+            // One of the two is enough in memory.
+            previous = Some(Arc::clone(plan));
+        }
         let report = self.engine().run(plan, &Past::new(&ledger, previous.as_deref()), observe, stop).await;
         let attachments = attachments(self.request) == Attachments::Copy;
         let now = (self.now)();

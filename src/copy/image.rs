@@ -7,12 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::claims::Turn;
 use super::transfers::Transfer;
-use super::{Attachments, Engine, Observe, Run, Tally, Trust};
+use super::{Attachments, Engine, Gates, Observe, Run, Tally, Trust};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
 use crate::plan::PlanItem;
@@ -70,7 +69,7 @@ impl Engine {
         run: &Run<'_>,
         item: &PlanItem,
         number: usize,
-        gates: &[watch::Sender<Option<bool>>],
+        gates: &Gates,
         tally: &Tally,
     ) -> Result<(), Failure> {
         let Some(asked) = item.asked.first() else {
@@ -415,9 +414,9 @@ where
 }
 
 /// Waits for everything the item has to follow.
-async fn follow(run: &Run<'_>, item: &PlanItem, gates: &[watch::Sender<Option<bool>>]) -> Result<(), Failure> {
+async fn follow(run: &Run<'_>, item: &PlanItem, gates: &Gates) -> Result<(), Failure> {
     for index in &item.after {
-        let Some(gate) = gates.get(*index) else { continue };
+        let Some(gate) = gates.get(index) else { continue };
         let mut gate = gate.subscribe();
         let complete = gate.wait_for(Option::is_some).await.is_ok_and(|done| *done == Some(true));
         if complete {

@@ -29,7 +29,7 @@ mod index;
 mod survey;
 mod transfers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -242,6 +242,9 @@ struct Tally {
     warnings: std::sync::Mutex<Vec<Failure>>,
 }
 
+/// Whether the items that others follow have ended, and complete, by their number in the plan.
+type Gates = BTreeMap<usize, watch::Sender<Option<bool>>>;
+
 /// What one run shares between its items.
 struct Run<'a> {
     plan: &'a Plan,
@@ -273,23 +276,28 @@ impl Engine {
 
     /// Brings every item of `plan` to the target and reports on each; never fails as a whole.
     pub async fn run(&self, plan: &Plan, known: &dyn Known, observe: &dyn Observe, stop: &Stop) -> Report {
-        let gates: Vec<_> = plan.items.iter().map(|_| watch::Sender::new(None::<bool>)).collect();
+        let followed = plan.items.iter().flat_map(|item| &item.after);
+        let gates: Gates = followed.map(|index| (*index, watch::Sender::new(None))).collect();
         let planned_tags = plan
             .items
             .iter()
             .filter_map(|item| Some((item.destination.repository(), item.destination.tag()?)))
             .collect();
         let run = Run { plan, planned_tags, known, observe, stop };
-        let (run, gates) = (&run, gates.as_slice());
+        let (run, gates) = (&run, &gates);
         // By index, because a closure over borrowed items would tie the future to one lifetime.
-        let mut reports: Vec<(usize, ItemReport)> = futures::stream::iter(0..plan.items.len())
+        let mut running = futures::stream::iter(0..plan.items.len())
             .map(|index| self.numbered(run, plan, index, gates))
-            .buffer_unordered(ITEMS_AT_ONCE)
-            .filter_map(std::future::ready)
-            .collect()
-            .await;
-        reports.sort_by_key(|(index, _)| *index);
-        let items = reports.into_iter().map(|(_, report)| report).collect();
+            .buffer_unordered(ITEMS_AT_ONCE);
+        let mut reports: Vec<Option<ItemReport>> = plan.items.iter().map(|_| None).collect();
+        while let Some(ended) = running.next().await {
+            if let Some((index, report)) = ended
+                && let Some(place) = reports.get_mut(index)
+            {
+                *place = Some(report);
+            }
+        }
+        let items = reports.into_iter().flatten().collect();
         Report { version: Report::VERSION, target: plan.target.clone(), items }
     }
 
@@ -298,10 +306,10 @@ impl Engine {
         run: &Run<'_>,
         plan: &Plan,
         index: usize,
-        gates: &[watch::Sender<Option<bool>>],
+        gates: &Gates,
     ) -> Option<(usize, ItemReport)> {
         let report = self.item(run, plan.items.get(index)?, index, gates).await;
-        if let Some(gate) = gates.get(index) {
+        if let Some(gate) = gates.get(&index) {
             gate.send_replace(Some(report.complete()));
         }
         run.observe.finished(&report);
@@ -313,7 +321,7 @@ impl Engine {
         run: &Run<'_>,
         item: &PlanItem,
         index: usize,
-        gates: &[watch::Sender<Option<bool>>],
+        gates: &Gates,
     ) -> ItemReport {
         let tally = Tally::default();
         let outcome = if run.stop.begun() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
@@ -32,11 +33,12 @@ impl Algorithm {
     }
 }
 
-/// A content digest: `sha256:` or `sha512:` and lower-case hex of the right length.
+/// A content digest: `sha256:` or `sha512:` and lower-case hex of the right length. Copies share the text, since plans, reports
+/// and records name the same ones.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest {
     algorithm: Algorithm,
-    hex: Box<str>,
+    hex: Arc<str>,
 }
 
 /// Why a string is not a digest.

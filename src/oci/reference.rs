@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -82,7 +83,7 @@ pub enum NameError {
 
 /// A registry, `host` or `host:port`, lower case.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Registry(Box<str>);
+pub struct Registry(Arc<str>);
 
 impl Registry {
     /// `host[:port]`.
@@ -139,7 +140,7 @@ impl FromStr for Registry {
 
 /// A repository path: one or more components.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RepositoryPath(Box<str>);
+pub struct RepositoryPath(Arc<str>);
 
 impl RepositoryPath {
     /// The path, components joined by `/`.
@@ -234,7 +235,7 @@ impl FromStr for Repository {
 
 /// A tag.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag(Box<str>);
+pub struct Tag(Arc<str>);
 
 impl Tag {
     /// The tag.

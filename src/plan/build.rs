@@ -11,7 +11,8 @@ use crate::resolve::{Item, ItemKey, Origin, OriginKind, Source, Wanted};
 
 /// One item of the plan while it is put together.
 struct Draft {
-    asked: BTreeSet<Asked>,
+    /// At least one; sorted once all are there.
+    asked: Vec<Asked>,
     /// `None` once somebody wants all platforms.
     platforms: Option<BTreeSet<String>>,
     /// Who it must follow, as keys of the wanted list.
@@ -96,12 +97,13 @@ fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, 
     for (key, item) in wanted.items.iter().enumerate() {
         let Some(place) = places.get(&key) else { continue };
         let draft = drafts.entry(place.clone()).or_insert_with(|| Draft {
-            asked: BTreeSet::new(),
+            // Nearly everything is asked for once.
+            asked: Vec::with_capacity(1),
             platforms: Some(BTreeSet::new()),
             after: BTreeSet::new(),
         });
         let Source::Registry { named, .. } = &item.source;
-        draft.asked.insert(asked(&item.origin, named));
+        draft.asked.push(asked(&item.origin, named));
         draft.after.extend(&item.after);
         if item.platforms.is_empty() {
             draft.platforms = None;
@@ -110,6 +112,10 @@ fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, 
             platforms
                 .extend(item.platforms.iter().map(|platform| format!("{}/{}", platform.os, platform.architecture)));
         }
+    }
+    for draft in drafts.values_mut() {
+        draft.asked.sort_unstable();
+        draft.asked.dedup();
     }
     drafts
 }
@@ -173,7 +179,7 @@ fn order(
         positions.insert(place.clone(), items.len());
         let (destination, digest) = place;
         items.push(PlanItem {
-            asked: draft.asked.into_iter().collect(),
+            asked: draft.asked,
             digest,
             destination,
             platforms: draft.platforms.unwrap_or_default(),

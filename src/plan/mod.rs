@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::oci::{Digest, NameError, Reference};
+use crate::oci::{Algorithm, Digest, Hasher, NameError, Reference};
 use crate::resolve::{Origin, OriginKind};
 
 mod build;
@@ -150,16 +150,16 @@ impl Plan {
     /// A digest over what is copied where: equal for equal sets of (source digest, destination, platforms), whoever asked
     /// for them and whatever failed.
     pub fn digest(&self) -> Digest {
-        let mut lines: Vec<_> = self
-            .items
-            .iter()
-            .map(|item| {
-                let platforms: Vec<_> = item.platforms.iter().map(String::as_str).collect();
-                format!("{} {} {}\n", item.digest, item.destination, platforms.join(" "))
-            })
-            .collect();
-        lines.sort_unstable();
-        Digest::of(lines.concat().as_bytes())
+        let mut items: Vec<_> = self.items.iter().collect();
+        items.sort_unstable_by(|a, b| {
+            (&a.digest, &a.destination, &a.platforms).cmp(&(&b.digest, &b.destination, &b.platforms))
+        });
+        let mut hash = Hasher::new(Algorithm::Sha256);
+        for item in items {
+            let platforms: Vec<_> = item.platforms.iter().map(String::as_str).collect();
+            hash.update(format!("{} {} {}\n", item.digest, item.destination, platforms.join(" ")).as_bytes());
+        }
+        hash.finish()
     }
 
     /// How many items each kind of content asked for; what several kinds asked for counts for each.

@@ -69,7 +69,7 @@ fn additional(
     blocked: &[Pattern],
     faults: &mut Faults,
 ) -> Vec<AdditionalImage> {
-    let mut images = Vec::new();
+    let mut images = Vec::with_capacity(entries.len());
     let mut places: BTreeMap<(String, String), (usize, Digest)> = BTreeMap::new();
     for (index, entry) in entries.iter().enumerate() {
         let field = format!("spec.mirror.additionalImages[{index}]");

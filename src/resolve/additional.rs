@@ -18,7 +18,7 @@ pub fn step(images: &[AdditionalImage], documents: &Documents) -> Step<Wanted> {
     if !need.is_empty() {
         return Step::Need(need);
     }
-    let mut wanted = Wanted::default();
+    let mut wanted = Wanted { items: Vec::with_capacity(images.len()), ..Wanted::default() };
     for image in images {
         let origin = Origin { kind: OriginKind::Additional, name: image.written.clone() };
         if let Some(pattern) = &image.blocked_by {

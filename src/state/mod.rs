@@ -70,28 +70,38 @@ impl Place {
     }
 }
 
-/// One completed destination.
+/// One completed destination, as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Entry {
+struct Entry {
     /// `host/path:tag` in the target.
-    pub destination: String,
+    destination: String,
     /// The digest that was completed there.
-    pub digest: Digest,
+    digest: Digest,
     /// When it was completed first, RFC 3339 in UTC, whole seconds.
-    pub first_pushed: String,
+    first_pushed: String,
     /// SHA-256 of how it was copied: platforms and attachments. Another way is looked at again.
-    pub manner: Digest,
+    manner: Digest,
 }
 
-/// What one object has completed.
+/// A destination and the digest that was completed there.
+type Key = (Arc<str>, Digest);
+
+/// When something was completed first, and how. Thousands have both in common.
+#[derive(Clone, Debug)]
+struct Noted {
+    first_pushed: Arc<str>,
+    manner: Digest,
+}
+
+/// What one object has completed. Copies share it until something is added to one of them.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    entries: BTreeMap<(String, Digest), Entry>,
+    entries: Arc<BTreeMap<Key, Noted>>,
     /// The layers that hold them in the registry.
     layers: Vec<Descriptor>,
     /// Entries that are not in the registry yet.
-    new: Vec<Entry>,
+    new: Vec<Key>,
     /// Lines of a later version, kept as they are.
     unknown: Vec<String>,
 }
@@ -107,6 +117,17 @@ fn manner(item: &PlanItem, attachments: bool) -> Digest {
     Digest::of(&hash.finalize())
 }
 
+fn key(item: &PlanItem) -> Key {
+    (item.destination.to_string().into(), item.digest.clone())
+}
+
+/// `noted`, or the one before if that says the same: then there is one text of both.
+fn shared(last: &mut Option<Noted>, noted: Noted) -> Noted {
+    let Noted { first_pushed, manner } = &noted;
+    let same = last.take().filter(|last| last.first_pushed == *first_pushed && last.manner == *manner);
+    last.insert(same.unwrap_or(noted)).clone()
+}
+
 impl Ledger {
     /// Reads the ledger; an empty one if there is none, or if what is there cannot be read as one.
     ///
@@ -117,6 +138,8 @@ impl Ledger {
             return Ok(Self::default());
         };
         let mut ledger = Self::default();
+        let mut entries: BTreeMap<Key, Noted> = BTreeMap::new();
+        let mut last = None;
         let mut whole = true;
         for layer in &artifact.layers {
             let Some(bytes) = artifact::read_layer(client, &place.repository, layer).await? else {
@@ -126,8 +149,9 @@ impl Ledger {
             };
             for line in artifact::lines::<Entry>(&bytes) {
                 match line {
-                    Ok(entry) => {
-                        ledger.entries.insert((entry.destination.clone(), entry.digest.clone()), entry);
+                    Ok(Entry { destination, digest, first_pushed, manner }) => {
+                        let noted = shared(&mut last, Noted { first_pushed: first_pushed.into(), manner });
+                        entries.insert((destination.into(), digest), noted);
                     }
                     Err(unknown) => ledger.unknown.push(unknown),
                 }
@@ -137,33 +161,42 @@ impl Ledger {
             ledger.layers = artifact.layers;
         } else {
             // The registry would not take a manifest that names a lost layer: what is left is written anew.
-            ledger.new = ledger.entries.values().cloned().collect();
+            ledger.new = entries.keys().cloned().collect();
         }
+        ledger.entries = Arc::new(entries);
         Ok(ledger)
     }
 
     /// True if `item` was completed by an earlier sync in the same manner.
     pub fn has(&self, item: &PlanItem, attachments: bool) -> bool {
-        self.entries
-            .get(&(item.destination.to_string(), item.digest.clone()))
-            .is_some_and(|entry| entry.manner == manner(item, attachments))
+        self.entries.get(&key(item)).is_some_and(|noted| noted.manner == manner(item, attachments))
     }
 
     /// Notes that `item` is complete.
     pub fn add(&mut self, item: &PlanItem, attachments: bool, now: &str) {
-        if self.has(item, attachments) {
+        let (key, manner) = (key(item), manner(item, attachments));
+        let known = self.entries.get(&key);
+        if known.is_some_and(|noted| noted.manner == manner) {
             return;
         }
-        let key = (item.destination.to_string(), item.digest.clone());
-        let first_pushed = self.entries.get(&key).map_or_else(|| now.to_owned(), |entry| entry.first_pushed.clone());
-        let entry = Entry {
-            destination: key.0.clone(),
-            digest: key.1.clone(),
-            first_pushed,
-            manner: manner(item, attachments),
-        };
-        self.entries.insert(key, entry.clone());
-        self.new.push(entry);
+        let first_pushed = known.map_or_else(|| now.into(), |noted| Arc::clone(&noted.first_pushed));
+        let mut last = self.new.last().and_then(|key| self.entries.get(key)).cloned();
+        let noted = shared(&mut last, Noted { first_pushed, manner });
+        Arc::make_mut(&mut self.entries).insert(key.clone(), noted);
+        self.new.push(key);
+    }
+
+    /// The entries of these keys as they are written.
+    fn lines<'a>(&'a self, keys: impl Iterator<Item = &'a Key>) -> impl Iterator<Item = serde_json::Result<String>> {
+        let entries = keys.filter_map(|key| Some((key, self.entries.get(key)?)));
+        entries.map(|((destination, digest), noted)| {
+            serde_json::to_string(&Entry {
+                destination: destination.to_string(),
+                digest: digest.clone(),
+                first_pushed: noted.first_pushed.to_string(),
+                manner: noted.manner.clone(),
+            })
+        })
     }
 
     /// Number of completed destinations.
@@ -190,8 +223,8 @@ impl Ledger {
             return self.rewrite(client, place, may_commit).await;
         }
         let mut layers = self.layers.clone();
-        let lines = self.new.iter().map(serde_json::to_string);
-        layers.extend(artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?);
+        let written = artifact::write_lines(client, &place.repository, LEDGER_TYPE, self.lines(self.new.iter()));
+        layers.extend(written.await?);
         let artifact = Artifact { layers: layers.clone() };
         match artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await {
             Ok(()) => {
@@ -206,7 +239,7 @@ impl Ledger {
     }
 
     async fn rewrite(&mut self, client: &Client, place: &Place, may_commit: MayCommit<'_>) -> Result<(), Failure> {
-        let lines = self.entries.values().map(serde_json::to_string).chain(self.unknown.iter().cloned().map(Ok));
+        let lines = self.lines(self.entries.keys()).chain(self.unknown.iter().cloned().map(Ok));
         let layers = artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?;
         let artifact = Artifact { layers: layers.clone() };
         artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await?;
@@ -240,7 +273,10 @@ pub async fn load_plan(client: &Client, place: &Place) -> Result<Option<Plan>, F
         for line in artifact::lines::<PlanLine>(&bytes) {
             match (line, &mut plan) {
                 (Ok(PlanLine::Head(head)), slot) => *slot = Some(*head),
-                (Ok(PlanLine::Item(item)), Some(plan)) => plan.items.push(*item),
+                (Ok(PlanLine::Item(mut item)), Some(plan)) => {
+                    item.asked.shrink_to_fit();
+                    plan.items.push(*item);
+                }
                 (Ok(PlanLine::More(more)), Some(plan)) => {
                     plan.blocked.extend(more.blocked);
                     plan.failures.extend(more.failures);
@@ -249,6 +285,9 @@ pub async fn load_plan(client: &Client, place: &Place) -> Result<Option<Plan>, F
                 (_, None) | (Err(_), _) => return Ok(None),
             }
         }
+    }
+    if let Some(plan) = &mut plan {
+        plan.items.shrink_to_fit();
     }
     Ok(plan.filter(|plan| plan.version == Plan::VERSION))
 }

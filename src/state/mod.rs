@@ -338,8 +338,8 @@ impl Memory {
         if let Some(kept) = kept {
             return Ok((kept.ledger, kept.plan));
         }
-        let ledger = Ledger::load(client, place).await?;
-        let plan = load_plan(client, place).await?.map(Arc::new);
+        let (ledger, plan) = futures::try_join!(Ledger::load(client, place), load_plan(client, place))?;
+        let plan = plan.map(Arc::new);
         *self.lock() = Some(Remembered { place: key, ledger: ledger.clone(), plan: plan.clone() });
         Ok((ledger, plan))
     }

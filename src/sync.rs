@@ -161,7 +161,7 @@ impl Copy<'_> {
     /// The target cannot be asked for the object's state; nothing was copied.
     pub async fn run(&self, plan: &Arc<Plan>, observe: &dyn Observe, stop: &Stop) -> Result<Copied, Failure> {
         let target = &self.sides.target;
-        let remembered = stop.abort.run_until_cancelled(self.memory.get(target, self.place)).await;
+        let remembered = stop.abort.run_until_cancelled(Box::pin(self.memory.get(target, self.place))).await;
         let (mut ledger, mut previous) = remembered.unwrap_or_else(|| Err(stopped()))?;
         if previous.as_deref() == Some(plan) {
             // One of the two is enough in memory.

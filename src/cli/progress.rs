@@ -41,7 +41,12 @@ const TEMPLATE: &str = "{spinner} {pos}/{len} images [{wide_bar}] {prefix} {elap
 fn line(report: &ItemReport) -> String {
     let destination = &report.destination;
     match &report.outcome {
-        Outcome::Copied => format!("copied   {destination} ({} sent)", HumanBytes(report.uploaded_bytes)),
+        Outcome::Copied => {
+            let mut what = vec![format!("{} sent", HumanBytes(report.uploaded_bytes))];
+            let breaks = [(report.resumed, "resumed"), (report.retried, "begun again")];
+            what.extend(breaks.iter().filter(|(times, _)| *times > 0).map(|(times, how)| format!("{times} × {how}")));
+            format!("copied   {destination} ({})", what.join(", "))
+        }
         Outcome::Present => format!("present  {destination}"),
         Outcome::Failed(failure) => format!("failed   {destination}: {failure}"),
         Outcome::Cancelled => format!("stopped  {destination}"),

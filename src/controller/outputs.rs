@@ -772,6 +772,8 @@ mod tests {
                 uploaded_bytes: 0,
                 mounted_bytes: 0,
                 present_bytes: 0,
+                resumed: 0,
+                retried: 0,
                 restored: false,
                 warnings: vec![],
             };

@@ -284,7 +284,7 @@ impl Engine {
             add(&image.tally.uploaded, bytes);
             image.run.observe.uploaded(bytes);
         };
-        let progress = Progress { on_bytes: &count, throttles: &self.throttles };
+        let progress = Progress { on_bytes: &count, throttles: &self.throttles, breaks: Some(&image.tally.breaks) };
         let sent = send(&self.source, image.source, &self.target, image.target, blob, session, progress).await;
         sent.map(|_how| true).map_err(|error| error.failure())
     }

@@ -44,7 +44,7 @@ use crate::failure::{Failure, Reason};
 use crate::gate::Gate;
 use crate::oci::{Digest, Reference, Repository, Tag};
 use crate::plan::{Plan, PlanItem, TargetId};
-use crate::registry::{Client, Throttle};
+use crate::registry::{Breaks, Client, Throttle};
 
 pub use claims::{Claim, Claims, Sharing, Turn};
 pub use survey::{Finding, Survey, Surveyed};
@@ -80,12 +80,23 @@ pub struct ItemReport {
     pub mounted_bytes: u64,
     /// Bytes that were there already, as far as that was looked at.
     pub present_bytes: u64,
+    /// How often a transfer broke and went on where it had broken.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resumed: u64,
+    /// How often a transfer broke and began again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retried: u64,
     /// An earlier sync had completed this, and it was gone.
     #[serde(default)]
     pub restored: bool,
     /// What a person should know although the item is complete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Failure>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What happened to a plan; `items` are in the plan's order.
@@ -238,6 +249,7 @@ struct Tally {
     mounted: AtomicU64,
     present: AtomicU64,
     wrote: AtomicBool,
+    breaks: Breaks,
     restored: AtomicBool,
     warnings: std::sync::Mutex<Vec<Failure>>,
 }
@@ -301,13 +313,7 @@ impl Engine {
         Report { version: Report::VERSION, target: plan.target.clone(), items }
     }
 
-    async fn numbered(
-        &self,
-        run: &Run<'_>,
-        plan: &Plan,
-        index: usize,
-        gates: &Gates,
-    ) -> Option<(usize, ItemReport)> {
+    async fn numbered(&self, run: &Run<'_>, plan: &Plan, index: usize, gates: &Gates) -> Option<(usize, ItemReport)> {
         let report = self.item(run, plan.items.get(index)?, index, gates).await;
         if let Some(gate) = gates.get(&index) {
             gate.send_replace(Some(report.complete()));
@@ -316,13 +322,7 @@ impl Engine {
         Some((index, report))
     }
 
-    async fn item(
-        &self,
-        run: &Run<'_>,
-        item: &PlanItem,
-        index: usize,
-        gates: &Gates,
-    ) -> ItemReport {
+    async fn item(&self, run: &Run<'_>, item: &PlanItem, index: usize, gates: &Gates) -> ItemReport {
         let tally = Tally::default();
         let outcome = if run.stop.begun() {
             Outcome::Cancelled
@@ -350,6 +350,8 @@ impl Engine {
             uploaded_bytes: tally.uploaded.into_inner(),
             mounted_bytes: tally.mounted.into_inner(),
             present_bytes: tally.present.into_inner(),
+            resumed: tally.breaks.resumed.into_inner(),
+            retried: tally.breaks.retried.into_inner(),
             restored: tally.restored.into_inner(),
             warnings: tally.warnings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
         }

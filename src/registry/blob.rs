@@ -104,6 +104,8 @@ pub struct BlobReader {
     returned: Option<Bytes>,
     /// Attempts since the last byte.
     fruitless: u32,
+    /// How often it went on after a break.
+    resumed: u64,
     pace: Pace,
     finished: bool,
     restart: bool,
@@ -149,6 +151,7 @@ impl BlobReader {
                 held: None,
                 returned: None,
                 fruitless: 0,
+                resumed: 0,
                 pace: Pace::default(),
                 finished: false,
                 restart: false,
@@ -177,6 +180,11 @@ impl BlobReader {
     /// True if going on is impossible, but beginning again from the start may help.
     pub(super) fn must_restart(&self) -> bool {
         self.restart
+    }
+
+    /// How often it went on after a break since this was asked last.
+    pub(super) fn take_resumed(&mut self) -> u64 {
+        std::mem::take(&mut self.resumed)
     }
 
     /// How many bytes from the start were released.
@@ -273,6 +281,7 @@ impl BlobReader {
         if chunk.is_empty() {
             return Ok(None);
         }
+        self.resumed += u64::from(self.fruitless > 0);
         self.fruitless = 0;
         let before = self.received;
         self.received += chunk.len() as u64;

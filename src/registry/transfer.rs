@@ -1,6 +1,7 @@
 //! Moving a blob from one registry to another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::TryFutureExt as _;
@@ -14,6 +15,16 @@ use crate::oci::{Descriptor, Repository};
 /// How often a blob is read from its start in all if the source sends something else, or cannot send parts.
 const READS: u32 = 3;
 
+/// How often the transfers of something broke, and how they went on. Requests that are repeated at once, before anything was
+/// moved, are none of these.
+#[derive(Debug, Default)]
+pub struct Breaks {
+    /// Went on where they had broken.
+    pub resumed: AtomicU64,
+    /// Began again at the start.
+    pub retried: AtomicU64,
+}
+
 /// What accompanies a transfer.
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {
@@ -21,12 +32,26 @@ pub struct Progress<'a> {
     pub on_bytes: &'a (dyn Fn(u64) + Send + Sync),
     /// All of them are waited for before a frame passes.
     pub throttles: &'a [Arc<Throttle>],
+    /// Counts.
+    pub breaks: Option<&'a Breaks>,
 }
 
 impl Progress<'_> {
     /// Lets nobody know, waits for nothing.
     pub fn none() -> Self {
-        Self { on_bytes: &|_bytes| {}, throttles: &[] }
+        Self { on_bytes: &|_bytes| {}, throttles: &[], breaks: None }
+    }
+
+    fn resumed(&self, times: u64) {
+        if let Some(breaks) = self.breaks {
+            breaks.resumed.fetch_add(times, Ordering::Relaxed);
+        }
+    }
+
+    fn retried(&self) {
+        if let Some(breaks) = self.breaks {
+            breaks.retried.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     async fn pass(&self, bytes: u64) {
@@ -140,22 +165,10 @@ pub async fn send(
     session: Option<Box<UploadSession>>,
     progress: Progress<'_>,
 ) -> Result<Transferred, Error> {
-    let done = Transferred::Uploaded { bytes: blob.size };
     if blob.size <= SMALL_BLOB {
-        let bytes = match read_small(source, from, blob).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                abandon(session).await;
-                return Err(error);
-            }
-        };
-        progress.pass(blob.size).await;
-        return match session {
-            Some(session) => target.send_bytes(to, session, bytes).await,
-            None => target.put_bytes(to, &blob.digest, bytes).await,
-        }
-        .map(|()| done);
+        return send_small(source, from, target, to, blob, session, progress).await;
     }
+    let done = Transferred::Uploaded { bytes: blob.size };
     // The source's first: see `Host::acquire`.
     let reading = source.bulk(from, blob.size).await;
     let writing = target.bulk(to, blob.size).await;
@@ -182,6 +195,7 @@ pub async fn send(
         let mut open = match opened {
             Ok(open) => open,
             Err(error) if reads < READS && is_other(&error) => {
+                progress.retried();
                 reads += 1;
                 session = Some(begun);
                 continue;
@@ -194,7 +208,9 @@ pub async fn send(
         if begun.offset() < open.released() {
             open.rewind(begun.offset());
         }
-        match deliver(&mut open, &mut begun, target, blob.size, progress).await {
+        let delivered = deliver(&mut open, &mut begun, target, blob.size, progress).await;
+        progress.resumed(open.take_resumed());
+        match delivered {
             Ok(()) => {
                 reading.succeeded(blob.size);
                 writing.succeeded(blob.size);
@@ -210,6 +226,7 @@ pub async fn send(
                 if reads > READS {
                     return Err(error);
                 }
+                progress.retried();
             }
             Err(Broken::Target(error)) => {
                 if matches!(error.problem(), Problem::Unreachable(_) | Problem::RateLimited { .. }) {
@@ -224,10 +241,8 @@ pub async fn send(
                     abandon(Some(begun)).await;
                     return Err(error);
                 }
-                match begun.after(&error, blob.size).await {
+                match kept(begun, &error, blob.size, &open, progress).await {
                     Kept::Stored => return Ok(done),
-                    // More than it was sent is not ours.
-                    Kept::Here(other) if other.offset() > open.released() => other.cancel().await,
                     Kept::Here(kept) => {
                         if kept.offset() > most {
                             most = kept.offset();
@@ -243,12 +258,70 @@ pub async fn send(
     }
 }
 
+/// Reads a blob whole and sends it in one piece.
+async fn send_small(
+    source: &Client,
+    from: &Repository,
+    target: &Client,
+    to: &Repository,
+    blob: &Descriptor,
+    session: Option<Box<UploadSession>>,
+    progress: Progress<'_>,
+) -> Result<Transferred, Error> {
+    let bytes = match read_small(source, from, blob, progress).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            abandon(session).await;
+            return Err(error);
+        }
+    };
+    progress.pass(blob.size).await;
+    match session {
+        Some(session) => target.send_bytes(to, session, bytes).await?,
+        None => target.put_bytes(to, &blob.digest, bytes).await?,
+    }
+    Ok(Transferred::Uploaded { bytes: blob.size })
+}
+
+/// What a target has kept of an upload that broke with `error`, if the source can go on from there.
+async fn kept(
+    session: Box<UploadSession>,
+    error: &Error,
+    size: u64,
+    reader: &BlobReader,
+    progress: Progress<'_>,
+) -> Kept {
+    match session.after(error, size).await {
+        Kept::Stored => Kept::Stored,
+        Kept::Here(kept) if kept.offset() <= reader.released() => {
+            progress.resumed(1);
+            Kept::Here(kept)
+        }
+        other => {
+            progress.retried();
+            if let Kept::Here(more) = other {
+                // More than it was sent is not ours.
+                more.cancel().await;
+            }
+            Kept::Gone
+        }
+    }
+}
+
 /// A blob that is held whole, read again if the source sends something else.
-async fn read_small(source: &Client, from: &Repository, blob: &Descriptor) -> Result<Bytes, Error> {
+async fn read_small(
+    source: &Client,
+    from: &Repository,
+    blob: &Descriptor,
+    progress: Progress<'_>,
+) -> Result<Bytes, Error> {
     let mut reads = 1;
     loop {
         match source.blob_bytes(from, blob).await {
-            Err(error) if reads < READS && is_other(&error) => reads += 1,
+            Err(error) if reads < READS && is_other(&error) => {
+                progress.retried();
+                reads += 1;
+            }
             result => return result,
         }
     }

@@ -54,7 +54,7 @@ async fn a_transfer_may_move_between_threads_and_tells_of_its_bytes() {
         told.fetch_add(bytes, Ordering::SeqCst);
     };
     let throttles = [Arc::new(Throttle::new(1 << 40))];
-    let progress = Progress { on_bytes: &on_bytes, throttles: &throttles };
+    let progress = Progress { on_bytes: &on_bytes, throttles: &throttles, breaks: None };
     is_send(transfer(&source, &from, &target, &to, &blob, None, progress)).await.unwrap();
     assert_eq!(told.load(Ordering::SeqCst), LARGE as u64);
 }

@@ -16,9 +16,10 @@ async fn breaks(fault: Fault, times: u64) {
     let layer = way.layer(SIZE).await;
     way.from.add(When::kind(Kind::GetBlob).naming(&layer).times(times), fault);
     let extra = Extra { read: times * PER_BREAK, sent: 0, requests: usize::try_from(times).expect("few") };
-    way.survives(extra).await;
+    let ran = way.survives(extra).await;
     let reads = way.from.of(Kind::GetBlob).into_iter().filter(|seen| seen.path.contains(&layer)).count() as u64;
     assert_eq!(reads, times + 1, "each break is followed by one request for the rest");
+    assert_eq!((ran.sum("resumed"), ran.sum("retried")), (times, 0), "the report tells of each break");
     way.is_equal().await;
 }
 

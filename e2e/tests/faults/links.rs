@@ -17,24 +17,6 @@ async fn a_redirect_to_another_host_is_followed_without_credentials() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_the_same_address_under_another_name_takes_no_credentials_along() {
-    let mut way = Way::start().await;
-    let layer = way.layer(4 * MIB).await;
-    let port = way.from.host().rsplit_once(':').expect("a port").1.to_owned();
-    let redirect = Reply::status(307).header("location", &format!("http://localhost:{port}/v2/app/blobs/{layer}"));
-    way.from.add(When::kind(Kind::GetBlob).naming(&layer).times(1), Fault::Answer(redirect));
-    let ran = way.run().await;
-    // The host of that name is not one that is configured to be spoken to in the clear, or it is refused for want of
-    // credentials: either way it gets none, and nothing is committed.
-    assert!(!ran.complete(), "{ran}");
-    let reads = way.from.of(Kind::GetBlob).into_iter().filter(|seen| seen.path.contains(&layer));
-    let with = reads.filter(|seen| seen.authorization.is_some()).count();
-    assert!(with >= 1, "the registry itself got them");
-    way.check(&ran, Extra { requests: 10, ..Extra::default() }).await;
-    way.heals().await;
-}
-
-#[tokio::test]
 async fn circles_end() {
     let mut way = Way::start().await;
     let layer = way.layer(4 * MIB).await;

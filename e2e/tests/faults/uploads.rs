@@ -21,7 +21,8 @@ async fn breaks(mut way: Way, times: u64, per_break: u64) {
     // What was on its way to the target when it broke is read again.
     let read = times * (per_break + IN_FLIGHT);
     let requests = 4 * usize::try_from(times).expect("few");
-    way.survives(Extra { read, sent: times * per_break, requests }).await;
+    let ran = way.survives(Extra { read, sent: times * per_break, requests }).await;
+    assert_eq!(ran.sum("resumed") + ran.sum("retried"), times, "the report tells of each break");
     assert_eq!(way.to.seen().iter().filter(|seen| seen.faulty).count() as u64, times);
     way.is_equal().await;
 }

@@ -71,6 +71,11 @@ impl Ran {
         self.list("/report/items")
     }
 
+    /// The sum of a number in the report over all images.
+    pub(crate) fn sum(&self, name: &str) -> u64 {
+        self.items().iter().filter_map(|item| item[name].as_u64()).sum()
+    }
+
     /// Why an image is missing.
     pub(crate) fn reason(&self, repository: &str) -> Option<&str> {
         let of_item = self.items().iter().find(|item| names(destination(item), repository));

@@ -7,6 +7,7 @@
 //! Pure modules decide, edge modules do I/O, and a module uses only modules below it; `tests/layers.rs` holds the table.
 
 pub mod api;
+pub mod build;
 pub mod check;
 pub mod cli;
 pub mod clock;

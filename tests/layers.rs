@@ -14,6 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("api", &["oci"]),
     ("request", &["api", "oci", "failure"]),
     ("file", &["api", "request", "oci"]),
+    ("build", &["oci", "failure"]),
     ("resolve", &["request", "oci", "failure"]),
     ("plan", &["request", "resolve", "oci", "failure"]),
     ("resources", &["api", "request", "resolve", "plan", "oci", "failure"]),
@@ -72,6 +73,7 @@ const TABLE: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "failure",
     "oci",
+    "build",
     "api",
     "request",
     "resolve",

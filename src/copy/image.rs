@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
@@ -106,7 +107,8 @@ impl Engine {
             }
         }
         let tree = self.tree(&image, &item.digest, Some(&item.platforms), top, 0).await?;
-        if self.settings.attachments == Attachments::Copy {
+        // Nobody else knows what was made here.
+        if self.settings.attachments == Attachments::Copy && self.made.get(&item.digest).is_none() {
             self.attachments(&image, &tree.digests).await?;
         }
         if top == Top::Absent {
@@ -202,6 +204,9 @@ impl Engine {
     }
 
     async fn read(&self, client: &Client, repository: &Repository, digest: &Digest) -> Result<RawManifest, Failure> {
+        if let Some(made) = self.made.manifest(digest) {
+            return Ok(made);
+        }
         let manifest = client.manifest(repository, By::Digest(digest)).await.map_err(|error| error.failure())?;
         manifest.ok_or_else(|| match client.side() {
             Side::Source => not_found(&repository.at(digest.clone())),
@@ -285,8 +290,26 @@ impl Engine {
             image.run.observe.uploaded(bytes);
         };
         let progress = Progress { on_bytes: &count, throttles: &self.throttles, breaks: Some(&image.tally.breaks) };
+        if let Some(bytes) = self.made.get(&blob.digest) {
+            return self.put_made(image, blob, session, bytes).await;
+        }
         let sent = send(&self.source, image.source, &self.target, image.target, blob, session, progress).await;
         sent.map(|_how| true).map_err(|error| error.failure())
+    }
+
+    /// Puts a blob that was made here.
+    async fn put_made(
+        &self,
+        image: &Image<'_>,
+        blob: &Descriptor,
+        session: Option<Box<UploadSession>>,
+        bytes: &Bytes,
+    ) -> Result<bool, Failure> {
+        let put = registry::put(&self.target, image.target, &blob.digest, session, bytes.clone()).await;
+        put.map_err(|error| error.failure())?;
+        add(&image.tally.uploaded, blob.size);
+        image.run.observe.uploaded(blob.size);
+        Ok(true)
     }
 
     /// Puts a manifest whose content is complete, unless it is there, and lists it with what it refers to.

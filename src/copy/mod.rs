@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Reason};
 use crate::gate::Gate;
-use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::oci::{Content, Digest, Reference, Repository, Tag};
 use crate::plan::{Plan, PlanItem, TargetId};
 use crate::registry::{Breaks, Client, Throttle};
 
@@ -240,6 +240,7 @@ pub struct Engine {
     trees: image::Trees,
     attached: attachments::Attached,
     listings: attachments::Listings,
+    made: Arc<Content>,
 }
 
 /// Counts of one item, filled from concurrent transfers.
@@ -283,7 +284,14 @@ impl Engine {
             trees: image::Trees::default(),
             attached: attachments::Attached::default(),
             listings: attachments::Listings::default(),
+            made: Arc::default(),
         }
+    }
+
+    /// Takes what is in `made` from there, whatever source an item names.
+    #[must_use]
+    pub fn with_made(self, made: Arc<Content>) -> Self {
+        Self { made, ..self }
     }
 
     /// Brings every item of `plan` to the target and reports on each; never fails as a whole.

@@ -44,7 +44,7 @@ pub use overrides::{Override, Prefix};
 pub use settings::{ConfigError, Reload, Settings, Timing, Tls};
 
 pub use crate::failure::Side;
-pub use transfer::{Breaks, Offer, Progress, Transferred, offer, send, transfer};
+pub use transfer::{Breaks, Offer, Progress, Transferred, offer, put, send, transfer};
 pub use upload::{Started, UploadSession};
 
 /// The longest manifest that is taken: what registries themselves accept.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::blob::BlobReader;
 use super::upload::{Body, Kept, Patience, Started, UploadSession};
 use super::{Client, Error, Problem, SMALL_BLOB, Throttle};
-use crate::oci::{Descriptor, Repository};
+use crate::oci::{Descriptor, Digest, Repository};
 
 /// How often a blob is read from its start in all if the source sends something else, or cannot send parts.
 const READS: u32 = 3;
@@ -276,11 +276,25 @@ async fn send_small(
         }
     };
     progress.pass(blob.size).await;
-    match session {
-        Some(session) => target.send_bytes(to, session, bytes).await?,
-        None => target.put_bytes(to, &blob.digest, bytes).await?,
-    }
+    put(target, to, &blob.digest, session, bytes).await?;
     Ok(Transferred::Uploaded { bytes: blob.size })
+}
+
+/// Writes a blob that is in memory, in `session` if one was begun.
+///
+/// # Errors
+/// The target does not take it.
+pub async fn put(
+    target: &Client,
+    to: &Repository,
+    digest: &Digest,
+    session: Option<Box<UploadSession>>,
+    bytes: Bytes,
+) -> Result<(), Error> {
+    match session {
+        Some(session) => target.send_bytes(to, session, bytes).await,
+        None => target.put_bytes(to, digest, bytes).await,
+    }
 }
 
 /// What a target has kept of an upload that broke with `error`, if the source can go on from there.

@@ -8,6 +8,7 @@ mod fake;
 mod attachments;
 mod faults;
 mod interrupted;
+mod made;
 mod order;
 mod state;
 mod whole;

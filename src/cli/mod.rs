@@ -12,6 +12,7 @@ use crate::telemetry::Format;
 
 mod check;
 mod containerd_hosts;
+mod convert;
 mod input;
 mod mirror;
 mod output;
@@ -49,6 +50,8 @@ pub enum Command {
     Mirror(MirrorArgs),
     /// Show what a sync would do; copies nothing.
     Plan(PlanArgs),
+    /// Print what an oc-mirror file does as an `ImageSetMirror` manifest.
+    Convert(ConvertArgs),
     /// Print the custom resource definition as YAML.
     Crd,
     /// Check, in the cluster, that everything the operator needs is there.
@@ -201,6 +204,17 @@ pub enum PlanOutput {
     Dot,
 }
 
+/// Flags of `convert`.
+#[derive(Debug, clap::Args)]
+pub struct ConvertArgs {
+    /// An oc-mirror `ImageSetConfiguration`, of version 2 or 1.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub file: PathBuf,
+    /// The target, host and optional path.
+    #[arg(long, value_name = "HOST[/PATH]")]
+    pub to: String,
+}
+
 /// Flags of `check`; what `controller` has too means the same.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
@@ -262,6 +276,7 @@ pub async fn run(command: Command) -> ExitCode {
     let code = match command {
         Command::Mirror(args) => mirror::run(args).await,
         Command::Plan(args) => plan::run(args).await,
+        Command::Convert(args) => convert::run(&args),
         Command::Check(args) => check::run(args).await,
         Command::ContainerdHosts(args) => containerd_hosts::run(args).await,
         Command::Crd => output::print(&crate::api::crd::crd_yaml()),

@@ -11,12 +11,14 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 
 use crate::api::{self, ImageSetMirror};
-use crate::oci::{NameError, Registry, RepositoryPath};
+use crate::oci::{NameError, Reference, Registry, RepositoryPath};
 use crate::request::Fault;
 
+mod convert;
 mod node;
 mod shape;
 
+pub use convert::{Converted, convert};
 use node::{Node, Step};
 use shape::Reader;
 
@@ -220,6 +222,11 @@ pub fn read(path: &Path, to: To<'_>) -> Result<Loaded, Error> {
 /// # Errors
 /// As those of [`read`].
 pub fn parse(text: &str, stem: &str, to: To<'_>) -> Result<Loaded, Vec<Problem>> {
+    parse_as(text, stem, to, false)
+}
+
+/// As [`parse`]; `upgrade` takes over what older versions of oc-mirror read, with a warning about each.
+fn parse_as(text: &str, stem: &str, to: To<'_>, upgrade: bool) -> Result<Loaded, Vec<Problem>> {
     let root = node::parse(text)?;
     let Node::Map(entries) = &root else {
         let message = "the file is not a map of keys: it has to begin with `apiVersion:` and `kind:`".to_owned();
@@ -243,7 +250,7 @@ pub fn parse(text: &str, stem: &str, to: To<'_>) -> Result<Loaded, Vec<Problem>>
             return Err(vec![problem(node::locate(text, &root.steps("kind")), "kind", message)]);
         }
     };
-    let mut reader = Reader::new(kind == FileKind::ImageSetConfiguration);
+    let mut reader = Reader::new(kind == FileKind::ImageSetConfiguration, upgrade);
     let object = match kind {
         FileKind::ImageSetMirror => own(entries, to, &mut reader),
         FileKind::ImageSetConfiguration => foreign(entries, stem, to, &mut reader),
@@ -331,6 +338,9 @@ fn foreign(entries: &[(String, Node)], stem: &str, to: To<'_>, reader: &mut Read
             "apiVersion" => version = Some(node),
             "mirror" => mirror = Some((index, node)),
             "archiveSize" => reader.warn(&name, canonical, "has no effect: no archive is written".to_owned()),
+            "storageConfig" if reader.upgrades() => {
+                reader.warn(&name, key, "is left out: what was mirrored is seen in the target".to_owned());
+            }
             "storageConfig" => reader.fail(
                 &name,
                 key,
@@ -357,6 +367,7 @@ fn foreign(entries: &[(String, Node)], stem: &str, to: To<'_>, reader: &mut Read
     for operator in content.get_mut("operators").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(operator) = operator.as_object_mut() {
             operator.remove("targetCatalogSourceTemplate");
+            target_name(operator);
         }
     }
     let mut target = Map::new();
@@ -371,6 +382,15 @@ fn foreign(entries: &[(String, Node)], stem: &str, to: To<'_>, reader: &mut Read
         "metadata": {"name": object_name(stem), "namespace": "default"},
         "spec": {"mirror": content, "target": target},
     })
+}
+
+/// The last part of a catalog's path in the target, as oc-mirror v1 knew it, as the whole path.
+fn target_name(operator: &mut Map<String, Value>) {
+    let Some(Value::String(name)) = operator.remove("targetName") else { return };
+    let catalog = operator.get("catalog").and_then(Value::as_str).unwrap_or_default();
+    let path = Reference::split(catalog).0.split_once('/').map_or("", |(_, path)| path);
+    let path = path.rsplit_once('/').map_or_else(|| name.clone(), |(above, _)| format!("{above}/{name}"));
+    operator.entry("targetCatalog").or_insert(json!(path));
 }
 
 /// Makes the name of an object out of any text.

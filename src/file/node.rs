@@ -48,6 +48,14 @@ impl Node {
         }
     }
 
+    /// The value of a key, whatever its case.
+    pub(super) fn entry(&self, key: &str) -> Option<&Self> {
+        match self {
+            Self::Map(entries) => entries.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
     /// What it is, for people.
     pub(super) fn kind(&self) -> &'static str {
         match self {

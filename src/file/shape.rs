@@ -18,6 +18,8 @@ pub(super) struct Reader {
     pub(super) warnings: Vec<Found>,
     /// Keys match without regard to case.
     any_case: bool,
+    /// Keys of older versions are translated, with a warning; otherwise they are errors.
+    upgrade: bool,
 }
 
 /// The schema of the whole object; `aimed` if it has to say where to mirror to.
@@ -53,6 +55,32 @@ fn anything() -> Value {
     json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
+/// How a key of an older oc-mirror version is taken over.
+enum Old {
+    /// As this key.
+    Renamed(&'static str),
+    /// Not at all, since it had no effect, or has none any more.
+    Dropped(&'static str),
+    /// `false` is `full: true`, and `true` is what happens without it.
+    HeadsOnly,
+    /// The last part of the path in the target.
+    TargetName,
+}
+
+impl Old {
+    fn of(key: &str) -> Option<Self> {
+        Some(match key {
+            "targetName" => Self::TargetName,
+            "skipDeps" => Self::Renamed("skipDependencies"),
+            "repos" => Self::Renamed("repositories"),
+            "imagepaths" => Self::Renamed("imagePaths"),
+            "originalRef" => Self::Dropped("is left out: an image on disk keeps no other name"),
+            "headsOnly" => Self::HeadsOnly,
+            _ => return None,
+        })
+    }
+}
+
 /// Keys of older oc-mirror versions, and what to write today.
 fn old_key(key: &str) -> Option<&'static str> {
     Some(match key {
@@ -69,8 +97,13 @@ fn old_key(key: &str) -> Option<&'static str> {
 }
 
 impl Reader {
-    pub(super) fn new(any_case: bool) -> Self {
-        Self { errors: Vec::new(), warnings: Vec::new(), any_case }
+    pub(super) fn new(any_case: bool, upgrade: bool) -> Self {
+        Self { errors: Vec::new(), warnings: Vec::new(), any_case, upgrade }
+    }
+
+    /// Whether keys of older versions are translated.
+    pub(super) fn upgrades(&self) -> bool {
+        self.upgrade
     }
 
     pub(super) fn fail(&mut self, steps: &[Step], field: &str, message: String) {
@@ -90,7 +123,10 @@ impl Reader {
 
     /// Notes a key that is read although its case is another one.
     pub(super) fn other_case(&mut self, steps: &[Step], field: &str, key: &str, canonical: &str) {
-        self.warn(steps, field, format!("`{key}` is read as `{canonical}`: write it that way"));
+        // What is written anew is written that way.
+        if !self.upgrade {
+            self.warn(steps, field, format!("`{key}` is read as `{canonical}`: write it that way"));
+        }
     }
 
     /// Notes a key that does not exist.
@@ -186,7 +222,14 @@ impl Reader {
         for entry in node::entries(entries) {
             let (key, place) = (entry.key, [steps, entry.steps.as_slice()].concat());
             let name = named(&place);
-            let exact = properties.get_key_value(key);
+            let exact = match Old::of(key).filter(|_| self.upgrade && !properties.contains_key(key)) {
+                None => properties.get_key_value(key),
+                Some(Old::Renamed(today)) => properties.get_key_value(today),
+                Some(old) => {
+                    self.old(&old, entry.node, &name, &join(field, key), &mut read);
+                    continue;
+                }
+            };
             let other_case = || properties.iter().find(|(known, _)| self.any_case && known.eq_ignore_ascii_case(key));
             let Some((canonical, inner)) = exact.or_else(|| if old_key(key).is_some() { None } else { other_case() })
             else {
@@ -224,6 +267,24 @@ impl Reader {
             read.insert(name.to_owned(), properties.get(name).map(default).unwrap_or_default());
         }
         read
+    }
+
+    /// Takes over a key that has no counterpart today.
+    fn old(&mut self, old: &Old, node: &Node, steps: &[Step], field: &str, read: &mut Map<String, Value>) {
+        match (old, node) {
+            (Old::Dropped(why), _) => self.warn(steps, field, (*why).to_owned()),
+            (Old::HeadsOnly, Node::Bool(true)) => {
+                self.warn(steps, field, "is left out: it is what happens without it".to_owned());
+            }
+            (Old::HeadsOnly, Node::Bool(false)) => {
+                read.insert("full".to_owned(), json!(true));
+                self.warn(steps, field, "has become `full: true`".to_owned());
+            }
+            (Old::TargetName, Node::Text(name)) => {
+                read.insert("targetName".to_owned(), json!(name));
+            }
+            _ => self.fail(steps, field, format!("is not to be understood: it is {}", node.kind())),
+        }
     }
 
     /// Notes keys that are there twice, where any key may be.

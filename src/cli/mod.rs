@@ -18,6 +18,7 @@ mod mirror;
 mod output;
 mod plan;
 mod progress;
+mod status;
 
 /// Everything is in the target.
 pub const DONE: u8 = 0;
@@ -52,6 +53,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Print what an oc-mirror file does as an `ImageSetMirror` manifest.
     Convert(ConvertArgs),
+    /// Show what the objects of a cluster are doing.
+    Status(StatusArgs),
     /// Print the custom resource definition as YAML.
     Crd,
     /// Check, in the cluster, that everything the operator needs is there.
@@ -215,6 +218,22 @@ pub struct ConvertArgs {
     pub to: String,
 }
 
+/// Flags of `status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// The object. Default: all of the namespace.
+    pub name: Option<String>,
+    /// The namespace. Default: the one of the current context.
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// All namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// Show it again after each change, until ended.
+    #[arg(short = 'w', long)]
+    pub watch: bool,
+}
+
 /// Flags of `check`; what `controller` has too means the same.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
@@ -277,6 +296,7 @@ pub async fn run(command: Command) -> ExitCode {
         Command::Mirror(args) => mirror::run(args).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Convert(args) => convert::run(&args),
+        Command::Status(args) => status::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::ContainerdHosts(args) => containerd_hosts::run(args).await,
         Command::Crd => output::print(&crate::api::crd::crd_yaml()),

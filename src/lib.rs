@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod build;
+pub mod catalog;
 pub mod check;
 pub mod cli;
 pub mod clock;

@@ -12,6 +12,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("gate", &[]),
     ("oci", &[]),
     ("api", &["oci"]),
+    ("catalog", &["api", "oci"]),
     ("request", &["api", "oci", "failure"]),
     ("file", &["api", "request", "oci"]),
     ("build", &["oci", "failure"]),
@@ -31,6 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "catalog",
             "check",
             "sync",
             "resolve",
@@ -75,6 +77,7 @@ const PURE: &[&str] = &[
     "oci",
     "build",
     "api",
+    "catalog",
     "request",
     "resolve",
     "plan",

@@ -10,6 +10,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::Format;
 
+mod catalog;
 mod check;
 mod containerd_hosts;
 mod convert;
@@ -51,6 +52,9 @@ pub enum Command {
     Mirror(MirrorArgs),
     /// Show what a sync would do; copies nothing.
     Plan(PlanArgs),
+    /// Work with catalogs of operators.
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
     /// Print what an oc-mirror file does as an `ImageSetMirror` manifest.
     Convert(ConvertArgs),
     /// Show what the objects of a cluster are doing.
@@ -207,6 +211,27 @@ pub enum PlanOutput {
     Dot,
 }
 
+/// What to do with a catalog.
+#[derive(Debug, Subcommand)]
+pub enum CatalogCommand {
+    /// Print what is left of a file-based catalog, one JSON document a line, sorted.
+    Filter(FilterArgs),
+}
+
+/// Flags of `catalog filter`.
+#[derive(Debug, clap::Args)]
+pub struct FilterArgs {
+    /// An `ImageSetMirror` manifest or an oc-mirror `ImageSetConfiguration`.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub file: PathBuf,
+    /// The entry of `operators`, by its catalog. Default: the only one.
+    #[arg(long, value_name = "IMAGE")]
+    pub catalog: Option<String>,
+    /// The folder with the catalog, such as a copy of `/configs` of its image.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
 /// Flags of `convert`.
 #[derive(Debug, clap::Args)]
 pub struct ConvertArgs {
@@ -295,6 +320,7 @@ pub async fn run(command: Command) -> ExitCode {
     let code = match command {
         Command::Mirror(args) => mirror::run(args).await,
         Command::Plan(args) => plan::run(args).await,
+        Command::Catalog(command) => catalog::run(&command),
         Command::Convert(args) => convert::run(&args),
         Command::Status(args) => status::run(args).await,
         Command::Check(args) => check::run(args).await,

@@ -140,7 +140,7 @@ impl Reader {
         }
         let nearest = known
             .iter()
-            .map(|name| (distance(&key.to_lowercase(), &name.to_lowercase()), *name))
+            .map(|name| (strsim::levenshtein(&key.to_lowercase(), &name.to_lowercase()), *name))
             .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
             .min();
         let message = match nearest {
@@ -357,22 +357,4 @@ fn then(steps: &[Step], step: Step) -> Vec<Step> {
 
 fn join(field: &str, key: &str) -> String {
     if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") }
-}
-
-/// How many characters have to be added, removed or changed to get from one text to the other.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        let mut next = vec![left];
-        for (y, above) in b.chars().zip(row.iter().skip(1)) {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = *above;
-            left = changed.min(left + 1).min(above + 1);
-            next.push(left);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
 }

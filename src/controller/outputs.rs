@@ -21,7 +21,7 @@ use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
 use crate::oci::Digest;
 use crate::plan::{Plan, PlanItem};
-use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request};
+use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request, UpdateServiceOutput};
 use crate::resources::{
     Apply, CONFIG_MAP_LIMIT, ClusterSnapshot, Conflict, Desired, HeldReason, HostsInputs, Impact, Inputs, MirrorKind,
     MirrorSet, ObjectName, Stored, containerd, containerd_hosts, repair, withdraw,
@@ -317,6 +317,12 @@ impl Outputs {
             idms: output,
             itms: output,
             containerd_hosts: Some(PublishPolicy::Disabled),
+            update_service: UpdateServiceOutput {
+                policy: OutputPolicy::Disabled,
+                namespace: String::new(),
+                replicas: 0,
+            },
+            release_signatures: OutputPolicy::Disabled,
             disruption: spec.disruption,
             removal: Removal::Remove,
             conflict_policy: spec.conflict_policy,

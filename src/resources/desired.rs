@@ -62,7 +62,7 @@ pub struct Desired {
 
 impl ClusterOutputs {
     /// What is wanted of a kind.
-    pub(super) fn of(self, kind: MirrorKind) -> MirrorSetOutput {
+    pub(super) fn of(&self, kind: MirrorKind) -> MirrorSetOutput {
         match kind {
             MirrorKind::Digest => self.idms,
             MirrorKind::Tag => self.itms,

@@ -17,7 +17,7 @@ use crate::api::{
 use crate::failure::{Failure, Reason};
 use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, TargetId, TargetRoot};
-use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Pattern, Target};
+use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Pattern, Target, UpdateServiceOutput};
 use crate::resolve::{DestinationRule, Item, Origin, OriginKind, PathRule, Source, TagRule, Wanted};
 
 mod containerd_files;
@@ -62,6 +62,12 @@ impl World {
                 idms: output,
                 itms: output,
                 containerd_hosts: None,
+                update_service: UpdateServiceOutput {
+                    policy: OutputPolicy::Publish,
+                    namespace: "openshift-update-service".to_owned(),
+                    replicas: 2,
+                },
+                release_signatures: OutputPolicy::Apply,
                 disruption: Disruption::AllowDrain,
                 removal: Removal::Retain,
                 conflict_policy: ConflictPolicy::Refuse,

@@ -414,7 +414,9 @@ impl Machine<'_> {
             let message = format!("{} planned; plan mode copies nothing", words::count(plan.images, "image"));
             self.conditions.set(ConditionType::Mirrored, FALSE, Reason::PlanOnly, &message, self.now);
         } else {
-            self.status.mirrored = Some(MirroredStatus { digest: record::clean(&plan.digest, 256) });
+            // What clusters find of the releases is told with the cluster objects.
+            let releases = self.status.mirrored.take().map(|before| before.releases).unwrap_or_default();
+            self.status.mirrored = Some(MirroredStatus { digest: record::clean(&plan.digest, 256), releases });
             let message = format!("{} in the target", words::count(plan.images, "image"));
             self.conditions.set(ConditionType::Mirrored, TRUE, Reason::Succeeded, &message, self.now);
         }

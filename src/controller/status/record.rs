@@ -77,7 +77,7 @@ pub(super) fn resources(applied: &Applied) -> Vec<ResourceStatus> {
             kind: output.kind.clone(),
             name: output.name.clone(),
             state: output.state,
-            hash: clean(&output.hash, 64),
+            hash: clean(&output.hash, 16),
             impact: output.impact.as_deref().map(|impact| clean(impact, limits::TEXT)),
         };
         resources.insert((output.group.clone(), output.kind.clone(), output.name.clone()), resource);

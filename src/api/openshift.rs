@@ -106,6 +106,32 @@ pub struct RegistrySources {
     pub allowed_registries: Vec<String>,
 }
 
+/// A service that tells clusters which updates there are.
+///
+/// Format: <https://github.com/openshift/cincinnati-operator>, group `updateservice.operator.openshift.io/v1`.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "updateservice.operator.openshift.io",
+    version = "v1",
+    kind = "UpdateService",
+    plural = "updateservices",
+    namespaced,
+    schema = "disabled",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateServiceSpec {
+    /// The image with the graph of updates.
+    #[serde(default)]
+    pub graph_data_image: String,
+    /// The repository of the releases, without tag and digest.
+    #[serde(default)]
+    pub releases: String,
+    /// Pods that answer.
+    #[serde(default)]
+    pub replicas: i32,
+}
+
 /// A group of nodes that are configured alike; only read.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(

@@ -23,6 +23,7 @@ use crate::resolve::{DestinationRule, Item, Origin, OriginKind, PathRule, Source
 mod containerd_files;
 mod decisions;
 mod laws;
+mod releases;
 mod rule_tables;
 
 const D: &str = "@sha256:f30638f60452062aba36a26ee6c036feead2f03b28f2c47f2b0a991e41baebea";

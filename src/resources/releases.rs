@@ -160,6 +160,8 @@ pub enum Fate {
     },
     /// Not written: what is under its name is somebody else's.
     Conflict,
+    /// It was to be written, and that failed; never decided, but noted by who writes.
+    Failed,
     /// Not wanted any more, and to be deleted.
     Remove,
     /// Not wanted any more, and left in place.

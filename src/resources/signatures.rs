@@ -22,8 +22,8 @@ use crate::request::Identity;
 pub const NAMESPACE: &str = "openshift-config-managed";
 /// The label that it looks for.
 pub const LABEL: &str = "release.openshift.io/verification-signatures";
-/// Most `ConfigMap`s of one object.
-pub const PARTS: usize = 16;
+/// Most `ConfigMap`s of one object: room for some thousand signatures. Of what is more the status says that it is missing.
+pub const PARTS: usize = 4;
 
 /// Signatures by key.
 type Part = BTreeMap<String, ByteString>;
@@ -79,8 +79,8 @@ fn add(parts: &mut [Part], digest: &Digest, signature: &[u8]) {
         return;
     }
     let taken: BTreeSet<&str> = of_digest().map(|(key, _)| key.as_str()).collect();
-    let free = (1_u32..).map(|number| format!("{prefix}{number}")).find(|key| !taken.contains(key.as_str()));
-    let Some(key) = free else { return };
+    let mut free = (1..=taken.len() + 1).map(|number| format!("{prefix}{number}"));
+    let Some(key) = free.find(|key| !taken.contains(key.as_str())) else { return };
     let bytes = key.len() + signature.len();
     let size = |part: &Part| part.iter().map(|(key, value)| key.len() + value.0.len()).sum::<usize>();
     if let Some(part) = parts.iter_mut().find(|part| size(part) + bytes <= CONFIG_MAP_LIMIT) {

@@ -1,5 +1,6 @@
 //! What is written for releases, and what a cluster finds of them.
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
 
@@ -271,7 +272,7 @@ fn policies_decide_what_is_written() {
 fn objects_of_others_stay_unless_they_may_be_taken_over() {
     let mut case = Case::new(&["4.18.1"]);
     let mut map = ConfigMap {
-        binary_data: Some(BTreeMap::from([("mine".to_owned(), Default::default())])),
+        binary_data: Some(BTreeMap::from([("mine".to_owned(), ByteString::default())])),
         ..ConfigMap::default()
     };
     map.metadata.name = signatures::names(&case.world.identity).next();

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::MirrorSourcePolicy;
 
+/// The namespace that the cluster's own configuration is published in, release signatures among it.
+pub const CONFIG_MANAGED: &str = "openshift-config-managed";
+
 /// Mirrors of one source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

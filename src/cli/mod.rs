@@ -221,8 +221,8 @@ pub struct CheckArgs {
     /// Namespace whose objects are watched; repeatable. Default: the operator's own.
     #[arg(long = "watch-namespace", value_name = "NAMESPACE")]
     pub watch_namespaces: Vec<String>,
-    /// What the operator writes to the cluster: imagedigestmirrorsets, imagetagmirrorsets; repeatable, `none` for nothing.
-    /// Default: all.
+    /// What the operator writes to the cluster: imagedigestmirrorsets, imagetagmirrorsets, releasesignatures, updateservices;
+    /// repeatable, `none` for nothing. Default: the first two.
     #[arg(long = "output", value_name = "RESOURCE")]
     pub outputs: Vec<String>,
     /// Secret that the operator may read; repeatable. Default: every Secret of the watched namespaces.

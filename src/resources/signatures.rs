@@ -15,11 +15,12 @@ use kube::ResourceExt as _;
 use super::manifests::CONFIG_MAP_LIMIT;
 use super::releases::Release;
 use super::set::{derived_name, mark};
+use crate::api::openshift::CONFIG_MANAGED;
 use crate::oci::Digest;
 use crate::request::Identity;
 
 /// The namespace that the version operator looks into.
-pub const NAMESPACE: &str = "openshift-config-managed";
+pub const NAMESPACE: &str = CONFIG_MANAGED;
 /// The label that it looks for.
 pub const LABEL: &str = "release.openshift.io/verification-signatures";
 /// Most `ConfigMap`s of one object: room for some thousand signatures. Of what is more the status says that it is missing.

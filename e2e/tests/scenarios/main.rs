@@ -7,6 +7,7 @@ mod argocd_lua;
 mod arrives_bit_identical;
 mod chart;
 mod check_command;
+mod cluster_checks_signatures;
 mod cluster_without_openshift;
 mod command_line;
 mod crd_comes_later;

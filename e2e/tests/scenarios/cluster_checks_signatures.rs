@@ -1,0 +1,112 @@
+//! A cluster checks releases with the signatures that we write: the code of its version operator takes those that are genuine
+//! and no other, as they stand in an API server.
+
+use std::collections::BTreeSet;
+
+use e2e::cluster::Cluster;
+use e2e::gpg::Signer;
+use e2e::relverify::judge;
+use e2e::tools::say;
+use imageset_mirror::api::ImageSetMirror;
+use imageset_mirror::oci::{Digest, Reference};
+use imageset_mirror::plan::{Plan, PlanItem, TargetId};
+use imageset_mirror::request::Request;
+use imageset_mirror::resources::{Release, ReleaseInputs, ReleaseObjects, ReleaseSnapshot, Releases, Stored};
+use serde_json::json;
+
+fn payload(version: &str) -> Digest {
+    Digest::of(version.as_bytes())
+}
+
+fn release(version: &str, signature: Vec<u8>) -> Release {
+    let payload_at: Reference =
+        format!("registry.example.com/openshift/release-images:{version}-x86_64").parse().expect("a reference");
+    Release {
+        version: version.to_owned(),
+        architecture: "amd64".to_owned(),
+        digest: payload(version),
+        payload: payload_at,
+        signatures: vec![signature],
+    }
+}
+
+/// What is published of these releases once their payloads are in the target.
+fn signatures(list: Vec<Release>) -> String {
+    let object: ImageSetMirror = serde_json::from_value(json!({
+        "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror",
+        "metadata": {"name": "releases", "namespace": "mirrors"},
+        "spec": {"mirror": {"additionalImages": [{"name": "quay.io/a/b:1"}]}, "target": {"registry": "registry.example.com"}},
+    }))
+    .expect("an object");
+    let request = Request::try_new(&object).expect("a valid one");
+    let item = |release: &Release| PlanItem {
+        asked: Vec::new(),
+        digest: release.digest.clone(),
+        destination: release.payload.clone(),
+        platforms: BTreeSet::new(),
+        after: Vec::new(),
+    };
+    let plan = Plan {
+        version: Plan::VERSION,
+        target: TargetId("target".to_owned()),
+        items: list.iter().map(item).collect(),
+        blocked: Vec::new(),
+        failures: Vec::new(),
+    };
+    let objects = ReleaseObjects::new(&ReleaseInputs {
+        identity: &request.identity,
+        outputs: &request.cluster,
+        mode: request.mode,
+        verified: &(0..list.len()).collect(),
+        releases: &Releases { list, ..Releases::default() },
+        plan: &plan,
+        cluster: &ReleaseSnapshot::default(),
+        stored: &Stored::default(),
+    });
+    objects.manifests["signatures.yaml"].clone()
+}
+
+#[tokio::test]
+async fn the_version_operator_takes_what_is_genuine_and_nothing_else() {
+    if let Some(reason) = Signer::unavailable() {
+        say(&format!("SKIPPED: the_version_operator_takes_what_is_genuine_and_nothing_else, since {reason}"));
+        return;
+    }
+    let (signer, stranger) =
+        (Signer::new("release <release@example.com>").expect("a key"), Signer::new("other").expect("a key"));
+    let of = |signer: &Signer, signed: &str| {
+        let name = format!("quay.io/openshift-release-dev/ocp-release:{signed}-x86_64");
+        signer.sign_release(&payload(signed).to_string(), &name).expect("a signature")
+    };
+    let mut truncated = of(&signer, "4.18.5");
+    truncated.truncate(truncated.len() / 2);
+    let manifest = signatures(vec![
+        release("4.18.1", of(&signer, "4.18.1")),
+        release("4.18.2", of(&signer, "4.18.2")),
+        release("4.18.3", of(&stranger, "4.18.3")),
+        release("4.18.4", of(&signer, "4.18.1")),
+        release("4.18.5", truncated),
+    ]);
+
+    let cluster = Cluster::start_with(&[]).await.expect("the cluster starts");
+    let args = ["create", "namespace", "openshift-config-managed"];
+    cluster.kubectl(&args).await.expect("kubectl").ok().expect("a namespace of OpenShift");
+    let apply = ["apply", "--server-side", "--field-manager=imageset-mirror", "-f", "-"];
+    cluster.kubectl_with_input(&apply, &manifest).await.expect("kubectl").ok().expect("it is taken");
+
+    let versions = ["4.18.1", "4.18.2", "4.18.3", "4.18.4", "4.18.5", "4.18.6"];
+    let digests = versions.map(|version| payload(version).to_string());
+    let digests: Vec<&str> = digests.iter().map(String::as_str).collect();
+    let verdict = judge(&cluster, &signer, &digests).await.expect("a verdict");
+    let taken: Vec<&str> =
+        versions.into_iter().filter(|version| verdict[&payload(version).to_string()].is_empty()).collect();
+    assert_eq!(taken, ["4.18.1", "4.18.2"], "{verdict:#?}");
+
+    // It is the label that makes them count.
+    let label = "release.openshift.io/verification-signatures";
+    let (space, less) = ("--namespace=openshift-config-managed", format!("{label}-"));
+    let unlabel = ["label", "configmaps", space, "--selector", label, &less];
+    cluster.kubectl(&unlabel).await.expect("kubectl").ok().expect("it is changed");
+    let verdict = judge(&cluster, &signer, &digests[..1]).await.expect("a verdict");
+    assert!(verdict.values().all(|why| !why.is_empty()), "{verdict:#?}");
+}

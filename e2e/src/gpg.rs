@@ -1,4 +1,4 @@
-//! Keys and signatures of the real GnuPG, which is what releases are signed with.
+//! Keys and signatures of the real `GnuPG`, which is what releases are signed with.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -23,9 +23,9 @@ impl Signer {
     /// Makes a key of RSA, like those of releases.
     ///
     /// # Errors
-    /// When GnuPG fails.
+    /// When `GnuPG` fails.
     pub fn new(name: &str) -> Result<Self> {
-        // GnuPG wants a home that is nobody else's, and with a short path for its socket.
+        // It wants a home that is nobody else's, and with a short path for its socket.
         let signer = Self { home: tempfile::tempdir_in("/tmp")? };
         let args = ["--passphrase", "", "--quick-generate-key", name, "rsa2048", "sign", "never"];
         signer.run(&args, b"")?;
@@ -35,7 +35,7 @@ impl Signer {
     /// Its public key in ASCII armor.
     ///
     /// # Errors
-    /// When GnuPG fails.
+    /// When `GnuPG` fails.
     pub fn public_key(&self) -> Result<Vec<u8>> {
         self.run(&["--armor", "--export"], b"")
     }
@@ -43,7 +43,7 @@ impl Signer {
     /// A message with its signature, binary.
     ///
     /// # Errors
-    /// When GnuPG fails.
+    /// When `GnuPG` fails.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
         self.run(&["--sign", "--output", "-"], message)
     }
@@ -51,7 +51,7 @@ impl Signer {
     /// The signature of a release: what says that the payload with this digest has this name.
     ///
     /// # Errors
-    /// When GnuPG fails.
+    /// When `GnuPG` fails.
     pub fn sign_release(&self, digest: &str, name: &str) -> Result<Vec<u8>> {
         let message = json!({
             "critical": {

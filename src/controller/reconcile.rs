@@ -21,7 +21,6 @@ use super::jobs::{Jobs, State};
 use super::observe::observation;
 use super::outputs::{CLEANUP_LIMIT, Content, Outputs, Owner};
 use super::recorder::Publisher;
-use super::release_outputs::releases_of;
 use super::schedule::{self, Decision, Job, Outlook};
 use super::status::{self, Applied, Observation, Seen};
 use super::worker::{Deed, Done, Ended, Going, Order, Worker, created};
@@ -30,6 +29,7 @@ use crate::clock::Clock;
 use crate::copy::{Report, Trust};
 use crate::metrics::{Metrics, ObjectState, ReconcileResult};
 use crate::request::{Fault, FaultKind, Mode, Request};
+use crate::resources::Releases;
 use crate::sync::Resolved;
 
 /// How often the status follows a running sync.
@@ -503,7 +503,7 @@ impl Pass<'_> {
             }
             Deed::Surveyed(survey) => {
                 if kept.is_none() {
-                    let releases = releases_of(&done.resolved);
+                    let releases = Releases::of(&done.resolved.wanted);
                     let outputs = &ctx.outputs;
                     let published =
                         outputs.publish_plan(&ctx.cluster, &ctx.events, owner, plan, &releases, survey).await;
@@ -529,7 +529,7 @@ impl Pass<'_> {
         let content = Content {
             plan: &resolved.plan,
             verified: complete.map(|(index, _)| index).collect(),
-            releases: releases_of(resolved),
+            releases: Releases::of(&resolved.wanted),
         };
         match ctx.outputs.write(&ctx.cluster, &ctx.events, owner, &content).await {
             Ok(applied) => Some(applied),

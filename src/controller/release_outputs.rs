@@ -14,12 +14,6 @@ use crate::request::{Identity, Request, UPDATE_SERVICE_NAMESPACE};
 use crate::resources::{
     Access, Fate, ReleaseObject, ReleaseObjects, ReleaseSnapshot, Releases, Stored, release_repair, signatures,
 };
-use crate::sync::Resolved;
-
-/// The releases of a sync. Resolvers give none yet.
-pub(super) fn releases_of(_resolved: &Resolved) -> Releases {
-    Releases::default()
-}
 
 /// Which objects are in question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

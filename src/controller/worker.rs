@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use super::access::{Access, Problem};
 use super::jobs::Work;
 use super::observe::progress;
-use super::release_outputs::releases_of;
 use super::status::{Planned, Progress};
 use crate::api::ImageSetMirror;
 use crate::clock::Clock;
@@ -23,6 +22,7 @@ use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem};
 use crate::registry::Throttle;
 use crate::request::{Attachments, Mode, Request};
+use crate::resources::Releases;
 use crate::state::{Memory, Place, load_plan};
 use crate::sync::{Copy, Resolved, Sides, resolve};
 
@@ -377,7 +377,7 @@ pub(super) fn planned(resolved: &Resolved, added: usize, removed: usize) -> Plan
         added: added as u64,
         removed: removed as u64,
         by_origin: plan.by_origin().into_iter().map(|(kind, count)| (kind.as_str().to_owned(), count as u64)).collect(),
-        releases: releases_of(resolved).list.len() as u64,
+        releases: Releases::of(&resolved.wanted).list.len() as u64,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::api::{ConflictPolicy, Mode, OutputPolicy, ReleasePart, ReleaseStatus,
 use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, PlanItem, TargetId};
 use crate::request::{ClusterOutputs, Identity};
+use crate::resolve::Wanted;
 
 /// A release that is wanted, with what proves that it is genuine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,13 @@ pub struct Releases {
     pub graph_wanted: bool,
     /// The graph image by digest, if it is in the target.
     pub graph: Option<Reference>,
+}
+
+impl Releases {
+    /// The releases of what was resolved. Resolvers give none yet.
+    pub fn of(_wanted: &Wanted) -> Self {
+        Self::default()
+    }
 }
 
 /// The cluster as far as releases are concerned; what cannot be written is not looked at either.

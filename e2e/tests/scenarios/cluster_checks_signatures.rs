@@ -1,9 +1,9 @@
 //! A cluster checks releases with the signatures that we write: the code of its version operator takes those that are genuine
 //! and no other, as they stand in an API server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use e2e::cluster::Cluster;
+use e2e::cluster::{Cluster, OpenShiftKind};
 use e2e::gpg::Signer;
 use e2e::relverify::judge;
 use e2e::tools::say;
@@ -30,8 +30,8 @@ fn release(version: &str, signature: Vec<u8>) -> Release {
     }
 }
 
-/// What is published of these releases once their payloads are in the target.
-fn signatures(list: Vec<Release>) -> String {
+/// What is published of these releases once their payloads and a graph are in the target.
+fn published(list: Vec<Release>) -> BTreeMap<String, String> {
     let object: ImageSetMirror = serde_json::from_value(json!({
         "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror",
         "metadata": {"name": "releases", "namespace": "mirrors"},
@@ -53,17 +53,19 @@ fn signatures(list: Vec<Release>) -> String {
         blocked: Vec::new(),
         failures: Vec::new(),
     };
+    let graph = format!("registry.example.com/openshift/graph-image@{}", payload("graph"));
+    let graph: Reference = graph.parse().expect("a reference");
     let objects = ReleaseObjects::new(&ReleaseInputs {
         identity: &request.identity,
         outputs: &request.cluster,
         mode: request.mode,
         verified: &(0..list.len()).collect(),
-        releases: &Releases { list, ..Releases::default() },
+        releases: &Releases { list, graph_wanted: true, graph: Some(graph) },
         plan: &plan,
         cluster: &ReleaseSnapshot::default(),
         stored: &Stored::default(),
     });
-    objects.manifests["signatures.yaml"].clone()
+    objects.manifests
 }
 
 #[tokio::test]
@@ -80,7 +82,7 @@ async fn the_version_operator_takes_what_is_genuine_and_nothing_else() {
     };
     let mut truncated = of(&signer, "4.18.5");
     truncated.truncate(truncated.len() / 2);
-    let manifest = signatures(vec![
+    let manifests = published(vec![
         release("4.18.1", of(&signer, "4.18.1")),
         release("4.18.2", of(&signer, "4.18.2")),
         release("4.18.3", of(&stranger, "4.18.3")),
@@ -92,7 +94,12 @@ async fn the_version_operator_takes_what_is_genuine_and_nothing_else() {
     let args = ["create", "namespace", "openshift-config-managed"];
     cluster.kubectl(&args).await.expect("kubectl").ok().expect("a namespace of OpenShift");
     let apply = ["apply", "--server-side", "--field-manager=imageset-mirror", "-f", "-"];
-    cluster.kubectl_with_input(&apply, &manifest).await.expect("kubectl").ok().expect("it is taken");
+    cluster
+        .kubectl_with_input(&apply, &manifests["signatures.yaml"])
+        .await
+        .expect("kubectl")
+        .ok()
+        .expect("it is taken");
 
     let versions = ["4.18.1", "4.18.2", "4.18.3", "4.18.4", "4.18.5", "4.18.6"];
     let digests = versions.map(|version| payload(version).to_string());
@@ -109,4 +116,22 @@ async fn the_version_operator_takes_what_is_genuine_and_nothing_else() {
     cluster.kubectl(&unlabel).await.expect("kubectl").ok().expect("it is changed");
     let verdict = judge(&cluster, &signer, &digests[..1]).await.expect("a verdict");
     assert!(verdict.values().all(|why| !why.is_empty()), "{verdict:#?}");
+}
+
+#[tokio::test]
+async fn an_update_service_is_taken_as_its_operator_reads_it() {
+    let manifests = published(vec![release("4.18.1", Vec::new())]);
+    let cluster = Cluster::start_with(&[OpenShiftKind::UpdateService]).await.expect("the cluster starts");
+    let args = ["create", "namespace", "openshift-update-service"];
+    cluster.kubectl(&args).await.expect("kubectl").ok().expect("its namespace");
+    let apply = ["apply", "--server-side", "--validate=strict", "-f", "-"];
+    let output = cluster.kubectl_with_input(&apply, &manifests["updateservice.yaml"]).await.expect("kubectl");
+    assert!(output.success() && output.stderr.is_empty(), "{output:?}");
+    let get = ["get", "updateservice/releases", "--namespace=openshift-update-service", "--output=jsonpath={.spec}"];
+    let spec = cluster.kubectl(&get).await.expect("kubectl").ok().expect("it is there");
+    let spec: serde_json::Value = serde_json::from_str(&spec).expect("JSON");
+    let graph = format!("registry.example.com/openshift/graph-image@{}", payload("graph"));
+    let expected =
+        json!({"graphDataImage": graph, "releases": "registry.example.com/openshift/release-images", "replicas": 2});
+    assert_eq!(spec, expected);
 }

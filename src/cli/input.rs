@@ -23,9 +23,6 @@ pub(super) struct Prepared {
     pub(super) sides: Sides,
     pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) place: Place,
-    /// The keys that release signatures are checked with, in ASCII armor; none for those of Red Hat.
-    #[expect(dead_code, reason = "for the verification of releases")]
-    pub(super) signature_keys: Option<Vec<u8>>,
     /// What is worth saying before anything is done.
     pub(super) warnings: Vec<String>,
 }
@@ -94,12 +91,12 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
             .map(Arc::new)
             .map_err(|error| vec![format!("--ca: {}", chain(&error))])
     };
-    let sides = Sides { source: side(Side::Source)?, target: side(Side::Target)? };
+    let sides = Sides { source: side(Side::Source)?, target: side(Side::Target)?, signature_keys };
     let (target, identity) = (&request.target, &request.identity);
     let place = Place::new(&target.registry, target.prefix.as_ref(), NO_CLUSTER, &identity.namespace, &identity.name)
         .map_err(|error| vec![format!("the target is too long for the records kept there: {error}")])?;
     let throttle = args.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
-    Ok(Prepared { request, sides, throttle, place, signature_keys, warnings })
+    Ok(Prepared { request, sides, throttle, place, warnings })
 }
 
 /// Names of Secrets and `ConfigMap`s mean nothing outside a cluster; that is said, not ignored.

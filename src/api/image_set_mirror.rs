@@ -426,7 +426,8 @@ pub struct UpdateServiceOutput {
     /// `Disabled` does neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<OutputPolicy>,
-    /// Namespace of the update service's operator. Default: `openshift-update-service`.
+    /// Namespace of the update service's operator. What was written to another one before stays there. Default:
+    /// `openshift-update-service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new(grammar::matches(grammar::LABEL)).message("not a namespace"))]

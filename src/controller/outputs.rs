@@ -121,7 +121,7 @@ impl Outputs {
         let slot = cluster.config_map(owner.object, &manifests).await?;
         let releasing = release_outputs::wants(request, releases);
         if !Self::wants(request) && !releasing && !matches!(slot, Slot::Own(_)) {
-            return Ok(Applied::default());
+            return Ok(Applied { releases: Some(Vec::new()), ..Applied::default() });
         }
         let stored = stored(&slot);
         let _turn = self.turn.lock().await;
@@ -207,7 +207,11 @@ impl Outputs {
         }
         let rules = rules_for_digests(request, &desired, rules);
         let releases = decided.statuses(&released, rules.as_ref());
-        Ok(Applied { outputs: told.into_iter().chain(outputs.into_values()).collect(), notes, releases })
+        Ok(Applied {
+            outputs: told.into_iter().chain(outputs.into_values()).collect(),
+            notes,
+            releases: Some(releases),
+        })
     }
 
     /// What is known of the outputs if they could not be looked at: what was there before, and what went wrong.
@@ -977,7 +981,7 @@ mod tests {
         assert!(writes[0].ends_with("/team/configmaps/set-manifests"), "{writes:?}");
         assert!(writes[1].starts_with(&format!("PATCH {SIGNATURES}/team-set-signatures-")), "{writes:?}");
         assert!(applied.outputs.iter().all(|output| output.state == ResourceState::Applied), "{applied:?}");
-        assert!(applied.releases[0].ready_to_upgrade, "{:?}", applied.releases);
+        assert!(applied.releases.as_ref().unwrap()[0].ready_to_upgrade, "{:?}", applied.releases);
         remember(&mut world, &applied);
         world.write().await.unwrap();
         assert!(world.server.writes().is_empty(), "at rest nothing is written");
@@ -1028,6 +1032,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_written_no_more_stays_known_and_goes_with_the_object() {
+        let mut world = released();
+        let applied = world.write().await.unwrap();
+        remember(&mut world, &applied);
+        world.request.cluster.release_signatures = OutputPolicy::Publish;
+        for _ in 0..2 {
+            let applied = world.write().await.unwrap();
+            remember(&mut world, &applied);
+            let map = applied.outputs.iter().find(|output| output.kind == "ConfigMap").unwrap();
+            assert_eq!(map.state, ResourceState::Retained, "{applied:?}");
+        }
+        world.server.writes();
+        world.object.spec.cluster_resources.removal = Removal::Remove;
+        world.outputs.remove_all(&world.cluster, &world.events, &world.object, true).await.unwrap();
+        let deleted: Vec<_> = world.server.writes().into_iter().filter(|write| write.starts_with("DELETE")).collect();
+        assert!(deleted.iter().any(|write| write.starts_with(&format!("DELETE {SIGNATURES}/"))), "{deleted:?}");
+    }
+
+    #[tokio::test]
     async fn what_the_cluster_refuses_for_releases_does_not_stop_the_rest() {
         let world = released();
         let free = world.server.writes();
@@ -1040,7 +1063,7 @@ mod tests {
         let output = applied.outputs.iter().find(|output| output.name == map).unwrap();
         assert_eq!(output.state, ResourceState::AdmissionDenied);
         assert!(output.message.contains("applying ConfigMap"), "{output:?}");
-        assert_eq!(applied.releases[0].missing, [ReleasePart::Signatures]);
+        assert_eq!(applied.releases.as_ref().unwrap()[0].missing, [ReleasePart::Signatures]);
         assert!(applied.outputs.iter().any(|output| output.kind == "UpdateService"), "{applied:?}");
     }
 
@@ -1059,7 +1082,10 @@ mod tests {
             .map(|output| output.state as u8)
             .collect();
         assert_eq!(states, BTreeSet::from([ResourceState::KindNotServed as u8]), "{applied:?}");
-        assert_eq!(applied.releases[0].missing, [ReleasePart::Signatures, ReleasePart::Graph, ReleasePart::MirrorSet]);
+        assert_eq!(
+            applied.releases.unwrap()[0].missing,
+            [ReleasePart::Signatures, ReleasePart::Graph, ReleasePart::MirrorSet]
+        );
     }
 
     #[tokio::test]

@@ -69,12 +69,20 @@ pub(super) enum ReleaseName {
     UpdateService(String),
 }
 
+impl ReleaseName {
+    /// Kind and name.
+    fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Self::Signatures(name) => ("ConfigMap", name),
+            Self::UpdateService(name) => ("UpdateService", name),
+        }
+    }
+}
+
 impl std::fmt::Display for ReleaseName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Signatures(name) => write!(f, "ConfigMap `{name}`"),
-            Self::UpdateService(name) => write!(f, "UpdateService `{name}`"),
-        }
+        let (kind, name) = self.parts();
+        write!(f, "{kind} `{name}`")
     }
 }
 
@@ -151,8 +159,11 @@ impl Outputs {
             if matches!(fate, Fate::Held { .. } | Fate::Conflict) {
                 self.metrics.applied(object.kind(), ApplyResult::Refused);
             }
-            // What is published and still in the cluster is one object of the status.
-            outputs.extend(told.filter(|told| !outputs.iter().any(|known: &Output| known.name == told.name)));
+            // What is published and still in the cluster is one object of the status: what is in the cluster stays known.
+            if let Some(told) = told {
+                outputs.retain(|known: &Output| known.name != told.name);
+                outputs.push(told);
+            }
         }
         Ok(outputs)
     }
@@ -219,7 +230,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Removes what was written for releases of an object that is being deleted; `Err` names what may not be removed.
+    /// Removes what was written for releases of an object that is being deleted.
     pub(super) async fn remove_releases(
         &self,
         cluster: &Cluster,
@@ -229,13 +240,10 @@ impl Outputs {
         let mark = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
         for (name, namespace) in known(object) {
             if cluster.delete_release(&name, &namespace, &mark).await? {
-                let kind = match name {
-                    ReleaseName::Signatures(_) => "ConfigMap",
-                    ReleaseName::UpdateService(_) => "UpdateService",
-                };
+                let (kind, own) = name.parts();
                 self.metrics.applied(kind, ApplyResult::Deleted);
                 let note = format!("deleted {name} with its object");
-                let note = EventNote::about(EventReason::ResourceDeleted, kind, &name.to_string(), "", &note);
+                let note = EventNote::about(EventReason::ResourceDeleted, kind, own, "", &note);
                 events.publish(object, note).await;
             }
         }

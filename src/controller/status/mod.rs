@@ -558,8 +558,8 @@ impl Machine<'_> {
 
     fn resources(&mut self, applied: &Applied) {
         self.status.resources = record::resources(applied);
-        let releases = record::releases(&applied.releases);
-        if !releases.is_empty() || self.status.mirrored.is_some() {
+        let releases = applied.releases.as_deref().map(record::releases);
+        if let Some(releases) = releases.filter(|found| !found.is_empty() || self.status.mirrored.is_some()) {
             self.status.mirrored.get_or_insert_default().releases = releases;
         }
         let (reason, verdict) = words::verdict(applied);

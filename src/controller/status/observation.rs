@@ -276,8 +276,8 @@ pub struct Applied {
     pub outputs: Vec<Output>,
     /// What to know about them that stops nothing, in sentences.
     pub notes: Vec<String>,
-    /// What clusters find of each release, newest first.
-    pub releases: Vec<ReleaseStatus>,
+    /// What clusters find of each release, newest first. None if that was not looked at: what was known stays.
+    pub releases: Option<Vec<ReleaseStatus>>,
 }
 
 /// One object for the cluster.

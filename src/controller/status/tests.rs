@@ -83,7 +83,7 @@ fn output(state: ResourceState) -> Applied {
             message: if good { String::new() } else { "somebody is in the way".to_owned() },
         }],
         notes: vec![],
-        releases: vec![],
+        releases: Some(vec![]),
     }
 }
 
@@ -621,7 +621,7 @@ fn a_status_with_every_cap_filled_stays_below_64_kib() {
         ready_to_upgrade: false,
         missing: vec![ReleasePart::Payload, ReleasePart::Signatures, ReleasePart::Graph, ReleasePart::MirrorSet],
     };
-    let applied = Applied { outputs, notes: vec![hostile(600)], releases: vec![release; 80] };
+    let applied = Applied { outputs, notes: vec![hostile(600)], releases: Some(vec![release; 80]) };
     let plan = Planned {
         digest: "d".repeat(500),
         images: u64::MAX,
@@ -711,10 +711,13 @@ fn what_clusters_find_of_releases_is_told_with_the_cluster_objects() {
         ready_to_upgrade: true,
         missing: vec![],
     };
-    let applied = Applied { releases: vec![release; 60], ..output(ResourceState::Applied) };
+    let applied = Applied { releases: Some(vec![release; 60]), ..output(ResourceState::Applied) };
     let told = |status: &ImageSetMirrorStatus| status.mirrored.as_ref().unwrap().releases.len();
     assert_eq!(told(story.see(61, &Observation::Idle, Some(&applied))), 50);
     assert_eq!(told(story.see(62, &Observation::Idle, None)), 50, "not looked at");
+    let failed = Applied { releases: None, ..output(ResourceState::Failed) };
+    assert_eq!(told(story.see(63, &Observation::Idle, Some(&failed))), 50, "could not be looked at");
+    story.see(64, &Observation::Idle, Some(&applied));
     let again = done(70, 80, SECOND, progress(3, 0, 0), vec![]);
     assert_eq!(told(story.see(80, &again, None)), 50, "another plan, not looked at");
     assert_eq!(told(story.see(81, &Observation::Idle, Some(&output(ResourceState::Applied)))), 0);

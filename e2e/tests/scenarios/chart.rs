@@ -470,10 +470,24 @@ async fn nobody_gets_through_the_operator_what_is_denied_to_them() {
         })
         .to_string()
     };
+    let of_releases = |signatures: &str, service: &str| {
+        json!({
+            "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror",
+            "metadata": {"name": "releases", "namespace": NAME},
+            "spec": {
+                "mirror": {"platform": {"graph": true, "channels": [{"name": "stable-4.18"}]}},
+                "target": {"registry": "registry.example.com"},
+                "clusterResources": {
+                    "imageDigestMirrorSet": {"policy": "Publish"},
+                    "releaseSignatures": {"policy": signatures}, "updateService": {"policy": service},
+                },
+            },
+        })
+        .to_string()
+    };
     let apply = ["--kubeconfig", &config, "apply", "--server-side", "-f", "-"];
     let (cluster, apply) = (&cluster, &apply);
-    let refused = |idms: &'static str, itms: &'static str, expected: &'static str| {
-        let object = mirror("refused", idms, itms);
+    let refused = |object: String, expected: &'static str| {
         // A policy counts some time after it was made.
         async move {
             let object = &object;
@@ -487,10 +501,15 @@ async fn nobody_gets_through_the_operator_what_is_denied_to_them() {
             .expect("it is refused");
         }
     };
-    refused("Apply", "Publish", "You may not create ImageDigestMirrorSets yourself").await;
-    refused("Publish", "Apply", "You may not create ImageTagMirrorSets yourself").await;
-    let output = cluster.kubectl_with_input(apply, &mirror("own", "Publish", "Publish")).await.expect("kubectl");
-    output.ok().expect("publishing is free");
+    refused(mirror("refused", "Apply", "Publish"), "You may not create ImageDigestMirrorSets yourself").await;
+    refused(mirror("refused", "Publish", "Apply"), "You may not create ImageTagMirrorSets yourself").await;
+    refused(of_releases("Apply", "Publish"), "You may not create ConfigMaps in openshift-config-managed yourself")
+        .await;
+    refused(of_releases("Publish", "Apply"), "You may not create UpdateServices there yourself").await;
+    for free in [mirror("own", "Publish", "Publish"), of_releases("Publish", "Publish")] {
+        let output = cluster.kubectl_with_input(apply, &free).await.expect("kubectl");
+        output.ok().expect("publishing is free");
+    }
 
     // What an administrator has made, the tenant may annotate, but not change.
     cluster.apply(&mirror("given", "Apply", "Publish")).await.expect("the administrator may");

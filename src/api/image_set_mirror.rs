@@ -36,6 +36,7 @@ use super::{grammar, is_default};
     printcolumn(name = "Target", type_ = "string", json_path = ".spec.target.registry", priority = 1),
     printcolumn(name = "Next Sync", type_ = "string", json_path = ".status.sync.nextTime", priority = 1),
     printcolumn(name = "Plan", type_ = "string", json_path = ".status.plan.digest", priority = 1),
+    printcolumn(name = "Upgrade", type_ = "string", json_path = ".status.mirrored.releases[?(@.readyToUpgrade==true)].version", description = "Newest release that a cluster can be updated to", priority = 1),
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 52")

@@ -1,10 +1,12 @@
-//! A cluster checks releases with the signatures that we write: the code of its version operator takes those that are genuine
-//! and no other, as they stand in an API server.
+//! What releases leave in a cluster, judged by what reads it there: the code of OpenShift's version operator takes the signatures
+//! that are genuine and no other, an update service is taken as its operator reads it, people see what they can update to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use e2e::cluster::{Cluster, OpenShiftKind};
 use e2e::gpg::Signer;
+use e2e::operator::repository;
 use e2e::relverify::judge;
 use e2e::tools::say;
 use imageset_mirror::api::ImageSetMirror;
@@ -134,4 +136,30 @@ async fn an_update_service_is_taken_as_its_operator_reads_it() {
     let expected =
         json!({"graphDataImage": graph, "releases": "registry.example.com/openshift/release-images", "replicas": 2});
     assert_eq!(spec, expected);
+}
+
+#[tokio::test]
+async fn the_newest_release_that_is_ready_is_a_column() {
+    let cluster = Cluster::start_with(&[]).await.expect("the cluster starts");
+    let crd = repository().join("crds/mirror.openshift.io_imagesetmirrors.yaml");
+    cluster.add_crd(&fs::read_to_string(crd).expect("the CRD")).await.expect("it is served");
+    let object = json!({
+        "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror",
+        "metadata": {"name": "releases", "namespace": "default"},
+        "spec": {"mirror": {"platform": {"channels": [{"name": "stable-4.18"}]}}, "target": {"registry": "r.example.com"}},
+    });
+    cluster.apply_all(&[object]).await.expect("an object");
+    let release = |version: &str, missing: &[&str]| {
+        json!({"version": version, "architecture": "amd64", "digest": payload(version), "missing": missing,
+               "readyToUpgrade": missing.is_empty()})
+    };
+    let releases = [release("4.18.3", &["Signatures"]), release("4.18.2", &[]), release("4.18.1", &[])];
+    let status = json!({"status": {"mirrored": {"releases": releases}}}).to_string();
+    let patch = ["patch", "imset/releases", "--subresource=status", "--type=merge", "--patch", &status];
+    cluster.kubectl(&patch).await.expect("kubectl").ok().expect("it is taken");
+    let table = cluster.kubectl(&["get", "imset", "--output=wide"]).await.expect("kubectl").ok().expect("a table");
+    let mut lines = table.lines();
+    let (head, row) = (lines.next().expect("a head"), lines.next().expect("a row"));
+    let column = head.find("UPGRADE").expect("the column");
+    assert_eq!(row[column..].split_whitespace().next(), Some("4.18.2"), "{table}");
 }

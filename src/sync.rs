@@ -18,13 +18,15 @@ const DOCUMENTS_AT_ONCE: usize = 16;
 /// The id of the one target that objects have.
 const TARGET: &str = "default";
 
-/// Both sides of a sync, each with its own credentials and trust.
+/// Both sides of a sync, each with its own credentials and trust, and what releases are trusted by.
 #[derive(Clone)]
 pub struct Sides {
     /// Where images come from.
     pub source: Arc<Client>,
     /// Where they go.
     pub target: Arc<Client>,
+    /// The `OpenPGP` keys that release signatures are checked with, in ASCII armor; none for those of Red Hat.
+    pub signature_keys: Option<Vec<u8>>,
 }
 
 /// What a request means right now.

@@ -40,7 +40,7 @@ fn the_chart_has_the_generated_crd_and_rules() {
 
 #[test]
 fn no_role_of_the_operator_has_a_wildcard_or_lists_secrets() {
-    for rule in [rbac::CLUSTER, rbac::WATCHED, rbac::OWN].concat() {
+    for rule in [rbac::CLUSTER, rbac::WATCHED, rbac::OWN, rbac::SIGNATURES, rbac::UPDATE_SERVICE].concat() {
         assert!(!rule.resources.iter().chain(rule.verbs).any(|word| word.contains('*')), "{rule:?}");
         assert!(!rule.resources.contains(&"secrets") || rule.verbs == ["get"], "{rule:?}");
     }

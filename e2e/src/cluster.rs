@@ -51,16 +51,19 @@ pub enum OpenShiftKind {
     Image,
     /// `machineconfigpools.machineconfiguration.openshift.io`
     MachineConfigPool,
+    /// `updateservices.updateservice.operator.openshift.io`, whose CRD is our own: that of its operator cannot be had.
+    UpdateService,
 }
 
 impl OpenShiftKind {
     /// All of them.
-    pub const ALL: [OpenShiftKind; 5] = [
+    pub const ALL: [OpenShiftKind; 6] = [
         OpenShiftKind::ImageDigestMirrorSet,
         OpenShiftKind::ImageTagMirrorSet,
         OpenShiftKind::ImageContentSourcePolicy,
         OpenShiftKind::Image,
         OpenShiftKind::MachineConfigPool,
+        OpenShiftKind::UpdateService,
     ];
 
     /// What `clusterResources` writes.
@@ -73,6 +76,7 @@ impl OpenShiftKind {
             Self::ImageContentSourcePolicy => "0000_10_config-operator_01_imagecontentsourcepolicies.crd.yaml",
             Self::Image => "0000_10_config-operator_01_images-Default.crd.yaml",
             Self::MachineConfigPool => "0000_80_machine-config_01_machineconfigpools.crd.yaml",
+            Self::UpdateService => "updateservices.yaml",
         }
     }
 }
@@ -249,7 +253,9 @@ impl Cluster {
             return Ok(());
         }
         let folder = tokio::task::spawn_blocking(tools::openshift_crds).await??;
+        let own = crate::operator::repository().join("e2e/crds");
         for kind in kinds {
+            let folder = if *kind == OpenShiftKind::UpdateService { &own } else { &folder };
             let file = folder.join(kind.file());
             let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
             self.add_crd(&text).await.with_context(|| format!("installing {}", kind.file()))?;

@@ -48,6 +48,8 @@ pub enum Tool {
     Olareg,
     /// Our judge of mirror sets, on OpenShift's merge and the container runtime's lookup.
     Mirrorconf,
+    /// Our judge of release signatures, on the code of OpenShift's version operator.
+    Relverify,
     /// Renders and installs the chart.
     Helm,
     /// Its successor, which leaves it to the API server to merge.
@@ -105,7 +107,7 @@ struct Recipe {
 
 impl Tool {
     /// The programs of the scenarios that every machine can run, the slowest build first. Argo CD has a suite of its own.
-    pub const SCENARIOS: [Tool; 11] = [
+    pub const SCENARIOS: [Tool; 12] = [
         Tool::KubeApiserver,
         Tool::Promtool,
         Tool::KubeControllerManager,
@@ -115,6 +117,7 @@ impl Tool {
         Tool::Registry,
         Tool::Etcd,
         Tool::Mirrorconf,
+        Tool::Relverify,
         Tool::Lua,
         Tool::Olareg,
     ];
@@ -162,6 +165,7 @@ impl Tool {
                 tags: "containers_image_openpgp",
                 ..plain("mirrorconf", ".", "of this tree", "about 2 minutes")
             },
+            Tool::Relverify => plain("relverify", ".", "of this tree", "about half a minute"),
             Tool::Helm => plain("helm", "helm.sh/helm/v3/cmd/helm", HELM_VERSION, "about a minute"),
             Tool::Helm4 => plain("helm4", "helm.sh/helm/v4/cmd/helm", "v4.3.1", "about a minute"),
             Tool::Promtool => {

@@ -17,6 +17,8 @@ pub const DURATION: &str = r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+";
 pub const QUANTITY: &str = r"[1-9][0-9]{0,14}(k|M|G|T|Ki|Mi|Gi|Ti)?";
 /// The name of a Kubernetes object.
 pub const OBJECT_NAME: &str = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?";
+/// A label of DNS, such as the name of a namespace.
+pub const LABEL: &str = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?";
 /// A key of a `ConfigMap`.
 pub const CONFIG_KEY: &str = r"[A-Za-z0-9._-]+";
 

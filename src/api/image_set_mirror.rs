@@ -36,6 +36,7 @@ use super::{grammar, is_default};
     printcolumn(name = "Target", type_ = "string", json_path = ".spec.target.registry", priority = 1),
     printcolumn(name = "Next Sync", type_ = "string", json_path = ".status.sync.nextTime", priority = 1),
     printcolumn(name = "Plan", type_ = "string", json_path = ".status.plan.digest", priority = 1),
+    printcolumn(name = "Upgrade", type_ = "string", json_path = ".status.mirrored.releases[?(@.readyToUpgrade==true)].version", description = "Newest release that a cluster can be updated to", priority = 1),
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 52")
@@ -70,6 +71,9 @@ pub struct ImageSetMirrorSpec {
     /// How to copy.
     #[serde(default, skip_serializing_if = "is_default")]
     pub copy: CopyOptions,
+    /// What must be proved before content counts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub verification: Verification,
     /// What is written to this cluster.
     #[serde(default, skip_serializing_if = "is_default")]
     pub cluster_resources: ClusterResources,
@@ -146,6 +150,32 @@ pub struct Source {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["source".into()]))]
     pub overrides: Vec<Override>,
+    /// Where the graph of updates is asked for, with `http` or `https`; no credentials are sent. Default: the public service
+    /// of the project that makes the release. Example: `https://osus.example.com/api/upgrades_info/v1/graph`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new(endpoint("self")).message(ENDPOINT))]
+    pub update_service: Option<String>,
+    /// Stores of release signatures, asked in this order and in place of the public ones; `sha256=HEX/signature-N` is appended.
+    /// No credentials are sent. At most 8. Default: the public stores of the project that makes the release. Example:
+    /// `[https://mirror.example.com/signatures/release]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 512)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic, validation = Rule::new(format!("self.all(s, {})", endpoint("s")))
+        .message(ENDPOINT))]
+    pub signature_stores: Vec<String>,
+    /// A `ConfigMap` in this namespace with the `OpenPGP` keys, in ASCII armor, that release signatures are checked with.
+    /// Default: the keys of Red Hat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature_keys: Option<KeyRingReference>,
+}
+
+const ENDPOINT: &str =
+    "not an address: write http:// or https://, a host and a path, without credentials, query and fragment";
+
+/// A CEL expression: the text in `variable` is an address that is asked for something below its path.
+fn endpoint(variable: &str) -> String {
+    format!("isURL({variable}) && {variable}.matches(r'^https?://[^/?#@]+(/[^?#]*)?$')")
 }
 
 /// How one source host is reached.
@@ -207,6 +237,21 @@ pub struct KeyReference {
     #[x_kube(validation = Rule::new(grammar::matches(grammar::OBJECT_NAME)).message("not the name of an object"))]
     pub name: String,
     /// Key in it. Default: `ca-bundle.crt`, the key that OpenShift injects the cluster's bundle into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(grammar::matches(grammar::CONFIG_KEY)).message("not a key of a ConfigMap"))]
+    pub key: Option<String>,
+}
+
+/// One key of a `ConfigMap` in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRingReference {
+    /// Name of the `ConfigMap`.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(grammar::matches(grammar::OBJECT_NAME)).message("not the name of an object"))]
+    pub name: String,
+    /// Key in it. Default: `keys.asc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(grammar::matches(grammar::CONFIG_KEY)).message("not a key of a ConfigMap"))]
@@ -285,6 +330,26 @@ pub enum Attachments {
     Skip,
 }
 
+/// What must be proved before content counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// `Required`: a release is mirrored only if a trusted key has signed it. `Skip`: signatures are not looked at, and the
+    /// condition `Verified` says so. Default: `Required`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub release_signatures: ReleaseSignatures,
+}
+
+/// Whether releases must be signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ReleaseSignatures {
+    /// They must.
+    #[default]
+    Required,
+    /// Nobody looks.
+    Skip,
+}
+
 /// What is written to this cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -301,6 +366,12 @@ pub struct ClusterResources {
     /// it if `imageTagMirrorSet.policy` is `Apply`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub containerd_hosts: ContainerdHosts,
+    /// The `UpdateService` that tells clusters which updates there are; only with `platform.graph`. Default policy: `Publish`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update_service: UpdateServiceOutput,
+    /// The `ConfigMap`s in `openshift-config-managed` that a cluster checks releases with. Default policy: `Apply`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub release_signatures: ReleaseSignaturesOutput,
     /// Which changes may be written: `ReloadOnly` holds back those that make the cluster drain its nodes, `AllowDrain` does not.
     /// Default: `ReloadOnly`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -346,6 +417,36 @@ pub struct ContainerdHosts {
     /// OpenShift; what was published by default stays so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PublishPolicy>,
+}
+
+/// What happens to the `UpdateService`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateServiceOutput {
+    /// `Apply` writes it to this cluster and publishes it, `Publish` only puts it into the `ConfigMap` with all manifests,
+    /// `Disabled` does neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<OutputPolicy>,
+    /// Namespace of the update service's operator. What was written to another one before stays there. Default:
+    /// `openshift-update-service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new(grammar::matches(grammar::LABEL)).message("not a namespace"))]
+    pub namespace: Option<String>,
+    /// Pods that answer, 1 to 100. Default: 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub replicas: Option<i32>,
+}
+
+/// What happens to release signatures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseSignaturesOutput {
+    /// `Apply` writes them to this cluster and publishes them, `Publish` only puts them into the `ConfigMap` with all manifests,
+    /// `Disabled` does neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<OutputPolicy>,
 }
 
 /// Whether something is published.

@@ -19,12 +19,13 @@ mod status;
 
 pub use image_set_mirror::{
     Attachments, ByteRate, ClusterResources, ConflictPolicy, ContainerdHosts, CopyOptions, Disruption, HostSettings,
-    ImageSetMirror, ImageSetMirrorSpec, KeyReference, MirrorSetOutput, MirrorSourcePolicy, Mode, NameReference,
-    OutputPolicy, Override, PublishPolicy, Removal, Source, Target, Tls,
+    ImageSetMirror, ImageSetMirrorSpec, KeyReference, KeyRingReference, MirrorSetOutput, MirrorSourcePolicy, Mode,
+    NameReference, OutputPolicy, Override, PublishPolicy, ReleaseSignatures, ReleaseSignaturesOutput, Removal, Source,
+    Target, Tls, UpdateServiceOutput, Verification,
 };
 pub use status::{
     BytesProgress, FailedImage, HistoryEntry, HistoryOutcome, ImageProgress, ImageSetMirrorStatus, MirroredStatus,
-    PlanStatus, ProgressStatus, ResourceState, ResourceStatus, SyncStatus, limits,
+    PlanStatus, ProgressStatus, ReleasePart, ReleaseStatus, ResourceState, ResourceStatus, SyncStatus, limits,
 };
 
 /// The group as a literal, for [`concat!`].

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::MirrorSourcePolicy;
 
+/// The namespace that the cluster's own configuration is published in, release signatures among it.
+pub const CONFIG_MANAGED: &str = "openshift-config-managed";
+
 /// Mirrors of one source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -104,6 +107,32 @@ pub struct RegistrySources {
     /// If not empty, nothing else is pulled from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_registries: Vec<String>,
+}
+
+/// A service that tells clusters which updates there are.
+///
+/// Format: <https://github.com/openshift/cincinnati-operator>, group `updateservice.operator.openshift.io/v1`.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "updateservice.operator.openshift.io",
+    version = "v1",
+    kind = "UpdateService",
+    plural = "updateservices",
+    namespaced,
+    schema = "disabled",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdateServiceSpec {
+    /// The image with the graph of updates.
+    #[serde(default)]
+    pub graph_data_image: String,
+    /// The repository of the releases, without tag and digest.
+    #[serde(default)]
+    pub releases: String,
+    /// Pods that answer.
+    #[serde(default)]
+    pub replicas: i32,
 }
 
 /// A group of nodes that are configured alike; only read.

@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use super::openshift::CONFIG_MANAGED;
 use super::{GROUP, MANAGED_BY_LABEL, PLURAL};
 
 /// Name of the `ServiceAccount`, of the Deployment and of the lease, and prefix of the roles.
@@ -98,6 +99,41 @@ pub const OWN: &[Rule] = &[
     named(rule("The same.", "coordination.k8s.io", &["leases"], &["get", "update"]), &[NAME]),
 ];
 
+/// On OpenShift, in the namespace that release signatures are written to.
+pub const SIGNATURES: &[Rule] = &[rule(
+    "Release signatures are written where the cluster looks for them. By name: nothing can be enumerated.",
+    "",
+    &["configmaps"],
+    &["get", "create", "patch", "delete"],
+)];
+
+/// In the whole cluster, if the update service is written.
+pub const UPDATE_SERVICE: &[Rule] = &[rule(
+    "The update service is written, in the namespace that the object names.",
+    "updateservice.operator.openshift.io",
+    &["updateservices"],
+    &["get", "create", "patch", "delete"],
+)];
+
+/// A role that an installation has only if it writes an output.
+#[derive(Clone, Copy, Debug)]
+pub struct Optional {
+    /// Name of the output, as `check` is told it.
+    pub output: &'static str,
+    /// Suffix of the role.
+    pub role: &'static str,
+    /// The namespace it is for; none for the whole cluster.
+    pub namespace: Option<&'static str>,
+    /// What it allows.
+    pub rules: &'static [Rule],
+}
+
+/// All of them.
+pub const OPTIONAL: &[Optional] = &[
+    Optional { output: "releasesignatures", role: "signatures", namespace: Some(CONFIG_MANAGED), rules: SIGNATURES },
+    Optional { output: "updateservices", role: "update-service", namespace: None, rules: UPDATE_SERVICE },
+];
+
 /// For people who look.
 pub const VIEWER: &[Rule] =
     &[rule("The objects.", GROUP, &[PLURAL, "imagesetmirrors/status"], &["get", "list", "watch"])];
@@ -122,12 +158,14 @@ pub const LOOKING: &[&str] = &["get", "list", "watch"];
 /// The chart's templates of all rules, and their path.
 pub fn chart_rules() -> (String, String) {
     let roles = [("cluster", CLUSTER), ("watched", WATCHED), ("own", OWN), ("viewer", VIEWER), ("editor", EDITOR)];
-    let templates = roles.map(|(name, rules)| {
+    let optional = OPTIONAL.iter().map(|optional| (optional.role, optional.rules));
+    let templates = roles.into_iter().chain(optional).map(|(name, rules)| {
         let rules: Vec<String> = rules.iter().map(templated).collect();
         // The last line break is that of the line that includes it.
         let rules = rules.concat().trim_end().to_owned();
         format!("{{{{- define \"{NAME}.rules.{name}\" }}}}\n{rules}\n{{{{- end }}}}\n")
     });
+    let templates: Vec<String> = templates.collect();
     let text = format!("{{{{/* Generated from src/api/rbac.rs; do not edit. */}}}}\n\n{}", templates.join("\n"));
     (format!("charts/{NAME}/templates/_rules.tpl"), text)
 }
@@ -157,7 +195,7 @@ fn templated(rule: &Rule) -> String {
     text
 }
 
-/// The files of `config/rbac` and their contents.
+/// The files of `config/rbac` and `config/openshift`, and their contents.
 pub fn files() -> Vec<(String, String)> {
     let account = json!({"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE});
     let view = json!({"rbac.authorization.k8s.io/aggregate-to-view": "true"});
@@ -175,21 +213,40 @@ pub fn files() -> Vec<(String, String)> {
                 }))
             ),
         ),
-        ("cluster_role", role("ClusterRole", &name("cluster"), &json!({}), CLUSTER)),
-        ("cluster_role_binding", binding("ClusterRoleBinding", &name("cluster"), "ClusterRole", &account)),
-        ("watched_role", role("ClusterRole", &name("watched"), &json!({}), WATCHED)),
-        ("watched_role_binding", binding("RoleBinding", &name("watched"), "ClusterRole", &account)),
-        ("leader_election_role", role("Role", &name("leader-election"), &json!({}), OWN)),
-        ("leader_election_role_binding", binding("RoleBinding", &name("leader-election"), "Role", &account)),
-        ("viewer_role", role("ClusterRole", &name("viewer"), &view, VIEWER)),
-        ("editor_role", role("ClusterRole", &name("editor"), &json!({}), EDITOR)),
+        ("cluster_role", role("ClusterRole", &name("cluster"), None, &json!({}), CLUSTER)),
+        ("cluster_role_binding", binding("ClusterRoleBinding", &name("cluster"), None, "ClusterRole", &account)),
+        ("watched_role", role("ClusterRole", &name("watched"), None, &json!({}), WATCHED)),
+        ("watched_role_binding", binding("RoleBinding", &name("watched"), Some(NAMESPACE), "ClusterRole", &account)),
+        ("leader_election_role", role("Role", &name("leader-election"), Some(NAMESPACE), &json!({}), OWN)),
+        (
+            "leader_election_role_binding",
+            binding("RoleBinding", &name("leader-election"), Some(NAMESPACE), "Role", &account),
+        ),
+        ("viewer_role", role("ClusterRole", &name("viewer"), None, &view, VIEWER)),
+        ("editor_role", role("ClusterRole", &name("editor"), None, &json!({}), EDITOR)),
     ];
+    let documents = documents.map(|(file, text)| (file.to_owned(), text));
+    let optional = OPTIONAL.iter().flat_map(|Optional { role: suffix, namespace, rules, .. }| {
+        let (file, name) = (suffix.replace('-', "_"), name(suffix));
+        let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
+        [
+            (format!("{file}_role"), role(kind, &name, *namespace, &json!({}), rules)),
+            (format!("{file}_role_binding"), binding(&format!("{kind}Binding"), &name, *namespace, kind, &account)),
+        ]
+    });
+    folder("config/rbac", documents.to_vec())
+        .into_iter()
+        .chain(folder("config/openshift", optional.collect()))
+        .collect()
+}
+
+/// Files in a folder, by name without suffix, and what makes kustomize take them.
+fn folder(path: &str, documents: Vec<(String, String)>) -> Vec<(String, String)> {
     let resources: Vec<String> = documents.iter().map(|(file, _)| format!("{file}.yaml")).collect();
     let kustomization =
         json!({"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": resources});
-    let mut files: Vec<_> =
-        documents.into_iter().map(|(file, text)| (format!("config/rbac/{file}.yaml"), text)).collect();
-    files.push(("config/rbac/kustomization.yaml".to_owned(), format!("{HEADER}{}", yaml(&kustomization))));
+    let mut files: Vec<_> = documents.into_iter().map(|(file, text)| (format!("{path}/{file}.yaml"), text)).collect();
+    files.push((format!("{path}/kustomization.yaml"), format!("{HEADER}{}", yaml(&kustomization))));
     files
 }
 
@@ -225,20 +282,20 @@ fn entry(rule: &Rule, resources: &str, names: &str, verbs: &str) -> String {
 }
 
 /// Roles are written by hand, so that each rule has its reason beside it.
-fn role(kind: &str, name: &str, more: &Value, rules: &[Rule]) -> String {
+fn role(kind: &str, name: &str, namespace: Option<&str>, more: &Value, rules: &[Rule]) -> String {
     let mut metadata = json!({"name": name, "labels": labels(more)});
-    if let (true, Some(metadata)) = (kind == "Role", metadata.as_object_mut()) {
-        metadata.insert("namespace".to_owned(), json!(NAMESPACE));
+    if let (Some(namespace), Some(metadata)) = (namespace, metadata.as_object_mut()) {
+        metadata.insert("namespace".to_owned(), json!(namespace));
     }
     let head = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata});
     let rules: Vec<String> = rules.iter().map(written).collect();
     format!("{HEADER}{}rules:\n{}", yaml(&head), rules.concat())
 }
 
-fn binding(kind: &str, name: &str, role_kind: &str, account: &Value) -> String {
+fn binding(kind: &str, name: &str, namespace: Option<&str>, role_kind: &str, account: &Value) -> String {
     let mut metadata = json!({"name": name, "labels": labels(&json!({}))});
-    if let (true, Some(metadata)) = (kind == "RoleBinding", metadata.as_object_mut()) {
-        metadata.insert("namespace".to_owned(), json!(NAMESPACE));
+    if let (Some(namespace), Some(metadata)) = (namespace, metadata.as_object_mut()) {
+        metadata.insert("namespace".to_owned(), json!(namespace));
     }
     let value = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",

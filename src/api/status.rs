@@ -12,11 +12,13 @@ pub mod limits {
     /// Entries of `failures`.
     pub const FAILURES: usize = 20;
     /// Entries of `resources`.
-    pub const RESOURCES: usize = 64;
+    pub const RESOURCES: usize = 48;
+    /// Entries of `mirrored.releases`.
+    pub const RELEASES: usize = 50;
     /// Entries of `history`.
     pub const HISTORY: usize = 5;
     /// Conditions.
-    pub const CONDITIONS: usize = 12;
+    pub const CONDITIONS: usize = 10;
     /// Bytes of an image, an origin or a message of a failure, and of most other texts.
     pub const TEXT: usize = 256;
     /// Bytes of a condition's message.
@@ -36,7 +38,7 @@ pub struct ImageSetMirrorStatus {
     pub last_handled_request: Option<String>,
     /// Conditions: Ready always; Reconciling, Stalled and Suspended only while they are true; and details.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 12))]
+    #[schemars(length(max = 10))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// When syncs ran and will run.
@@ -58,7 +60,7 @@ pub struct ImageSetMirrorStatus {
     pub failures: Vec<FailedImage>,
     /// What was written to this cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["group".into(), "kind".into(), "name".into()]))]
     pub resources: Vec<ResourceStatus>,
     /// The last syncs, newest first; equal ones are counted.
@@ -174,6 +176,48 @@ pub struct MirroredStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]
     pub digest: String,
+    /// The releases, newest first; at most the 50 newest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub releases: Vec<ReleaseStatus>,
+}
+
+/// A release, and what a cluster finds of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseStatus {
+    /// Version.
+    #[schemars(length(max = 48))]
+    pub version: String,
+    /// Architecture, or `multi`.
+    #[schemars(length(max = 16))]
+    pub architecture: String,
+    /// Digest of its payload.
+    #[schemars(length(max = 71))]
+    pub digest: String,
+    /// True if nothing is missing: a cluster that uses the mirror can be updated to this release.
+    pub ready_to_upgrade: bool,
+    /// What is not there, as far as the object asks for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub missing: Vec<ReleasePart>,
+}
+
+/// What a cluster needs of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum ReleasePart {
+    /// The payload, in the target.
+    Payload,
+    /// Every image that the payload names, in the target.
+    Components,
+    /// The signatures, written or published as the policy says.
+    Signatures,
+    /// The graph image in the target, and the `UpdateService` written or published as the policy says.
+    Graph,
+    /// Mirror rules for all of its images, written or published as the policy says.
+    MirrorSet,
 }
 
 /// An image that is missing in the target.
@@ -205,19 +249,19 @@ pub struct FailedImage {
 pub struct ResourceStatus {
     /// API group; empty for the core group.
     #[serde(default)]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 48))]
     pub group: String,
     /// Kind.
     #[schemars(length(max = 32))]
     pub kind: String,
     /// Name.
-    #[schemars(length(max = 160))]
+    #[schemars(length(max = 144))]
     pub name: String,
     /// What became of it.
     pub state: ResourceState,
     /// Names its content.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 16))]
     pub hash: String,
     /// What writing the held-back change would do to nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -316,6 +360,25 @@ mod tests {
                 by_origin: (0..16).map(|n| (format!("{}{n}", text(60)), i64::MAX)).collect(),
                 ..PlanStatus::default()
             }),
+            mirrored: Some(MirroredStatus {
+                digest: text(limits::TEXT),
+                releases: vec![
+                    ReleaseStatus {
+                        version: text(48),
+                        architecture: text(16),
+                        digest: text(70),
+                        ready_to_upgrade: false,
+                        missing: vec![
+                            ReleasePart::Payload,
+                            ReleasePart::Components,
+                            ReleasePart::Signatures,
+                            ReleasePart::Graph,
+                            ReleasePart::MirrorSet,
+                        ],
+                    };
+                    limits::RELEASES
+                ],
+            }),
             failures: vec![
                 FailedImage {
                     image: text(limits::TEXT),
@@ -328,11 +391,11 @@ mod tests {
             ],
             resources: vec![
                 ResourceStatus {
-                    group: text(64),
+                    group: text(48),
                     kind: text(32),
-                    name: text(160),
+                    name: text(144),
                     state: ResourceState::PendingDisruption,
-                    hash: text(64),
+                    hash: text(16),
                     impact: None,
                 };
                 limits::RESOURCES
@@ -367,6 +430,8 @@ mod tests {
         ] {
             assert_eq!(schema[list]["maxItems"], limit, "{list}");
         }
+        let releases = &schema["mirrored"]["properties"]["releases"];
+        assert_eq!(releases["maxItems"], limits::RELEASES);
         assert_eq!(schema["failures"]["items"]["properties"]["message"]["maxLength"], limits::TEXT);
     }
 }

@@ -29,7 +29,7 @@ pub struct Installation {
     pub namespace: String,
     /// Namespaces whose objects it watches.
     pub watched: BTreeSet<String>,
-    /// What it writes to the cluster: resources of [`rbac::OUTPUTS`].
+    /// What it writes to the cluster: resources of [`rbac::OUTPUTS`], outputs of [`rbac::OPTIONAL`].
     pub outputs: BTreeSet<String>,
     /// Secrets that it may read; empty for all.
     pub secrets: BTreeSet<String>,
@@ -122,13 +122,13 @@ impl std::fmt::Display for Permission {
 /// Everything that an installation has to be allowed.
 fn permissions(installation: &Installation) -> Vec<Permission> {
     let mut all = Vec::new();
-    let mut add = |namespace: Option<&String>, role, rules: &[Rule]| {
+    let mut add = |namespace: Option<&str>, role, rules: &[Rule]| {
         for rule in rules {
             for resource in rule.resources {
                 let names = names(installation, rule, resource);
                 for verb in rule.verbs.iter().filter(|verb| wanted(installation, resource, verb)) {
                     all.extend(names.iter().map(|name| Permission {
-                        namespace: namespace.cloned(),
+                        namespace: namespace.map(str::to_owned),
                         group: rule.group,
                         resource,
                         verb,
@@ -141,10 +141,13 @@ fn permissions(installation: &Installation) -> Vec<Permission> {
     };
     add(None, "cluster", rbac::CLUSTER);
     for namespace in &installation.watched {
-        add(Some(namespace), "watched", rbac::WATCHED);
+        add(Some(namespace.as_str()), "watched", rbac::WATCHED);
+    }
+    for optional in rbac::OPTIONAL.iter().filter(|optional| installation.outputs.contains(optional.output)) {
+        add(optional.namespace, optional.role, optional.rules);
     }
     if installation.lease.is_some() {
-        add(Some(&installation.namespace), "leader-election", rbac::OWN);
+        add(Some(installation.namespace.as_str()), "leader-election", rbac::OWN);
     }
     all
 }
@@ -190,7 +193,8 @@ fn remedy(permission: &Permission) -> String {
     let (name, role) = (rbac::NAME, permission.role);
     let binding = if permission.namespace.is_some() { "RoleBinding" } else { "ClusterRoleBinding" };
     let place = permission.namespace.as_ref().map(|it| format!(" in namespace `{it}`")).unwrap_or_default();
-    let output = rbac::OUTPUTS.iter().any(|(name, _)| *name == permission.resource);
+    let optional = rbac::OPTIONAL.iter().any(|optional| optional.role == permission.role);
+    let output = optional || rbac::OUTPUTS.iter().any(|(name, _)| *name == permission.resource);
     let or = if output { ", or leave that output out of --output" } else { "" };
     format!("bind the role `{name}-{role}` to this account with a {binding}{place}{or}")
 }

@@ -25,6 +25,8 @@ const WITHOUT_TAG_MIRRORS: Scenario = Scenario {
 };
 const WITHOUT_OTHER_SECRETS: Scenario =
     Scenario { denied: |asked| asked["resource"] == "secrets" && asked["name"] != "target-push", ..COMPLETE };
+const WITHOUT_SIGNATURES: Scenario =
+    Scenario { denied: |asked| asked["namespace"] == "openshift-config-managed", ..COMPLETE };
 const WITHOUT_A_SECOND_NAMESPACE: Scenario = Scenario { denied: |asked| asked["namespace"] == "team", ..COMPLETE };
 
 fn installation() -> Installation {
@@ -130,6 +132,20 @@ async fn an_output_that_is_off_needs_no_permission_to_write() {
     let (findings, asked) = checked(WITHOUT_TAG_MIRRORS, &off).await;
     assert_eq!(failed(&findings), Vec::<String>::new());
     assert_eq!(asked.iter().filter(|asked| asked["resource"] == "imagetagmirrorsets").count(), 3, "they are looked at");
+}
+
+#[tokio::test]
+async fn outputs_for_releases_are_asked_for_where_they_are_written() {
+    let mut more = installation();
+    more.outputs.extend(rbac::OPTIONAL.iter().map(|optional| optional.output.to_owned()));
+    let (findings, asked) = checked(WITHOUT_SIGNATURES, &more).await;
+    let lines = failed(&findings);
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    let advice = "bind the role `imageset-mirror-signatures` to this account with a RoleBinding in namespace \
+                  `openshift-config-managed`, or leave that output out of --output";
+    assert!(lines.iter().all(|line| line.ends_with(advice)), "{lines:#?}");
+    let services: Vec<_> = asked.iter().filter(|asked| asked["resource"] == "updateservices").collect();
+    assert!(services.len() == 4 && services.iter().all(|asked| asked["namespace"].is_null()), "{services:#?}");
 }
 
 #[tokio::test]

@@ -37,7 +37,8 @@ fn installation(args: CheckArgs) -> Result<Installation, Vec<String>> {
     let mut wrong = Vec::new();
     let namespaces = std::iter::once(&args.namespace).chain(&args.watch_namespaces);
     wrong.extend(namespaces.filter(|name| !is_label(name)).map(|name| format!("`{name}` is not a namespace's name")));
-    let known: Vec<&str> = rbac::OUTPUTS.iter().map(|(name, _)| *name).collect();
+    let usual: Vec<&str> = rbac::OUTPUTS.iter().map(|(name, _)| *name).collect();
+    let known: Vec<&str> = usual.iter().copied().chain(rbac::OPTIONAL.iter().map(|found| found.output)).collect();
     let unknown = args.outputs.iter().filter(|name| !known.contains(&name.as_str()) && *name != NONE);
     wrong.extend(unknown.map(|name| format!("--output {name}: known are {} and {NONE}", known.join(", "))));
     if let Some(url) = args.ready_url.as_ref().filter(|url| !["http", "https"].contains(&url.scheme())) {
@@ -49,7 +50,7 @@ fn installation(args: CheckArgs) -> Result<Installation, Vec<String>> {
     let or = |list: Vec<String>, all: &[&str]| -> BTreeSet<String> {
         if list.is_empty() { all.iter().map(|name| (*name).to_owned()).collect() } else { list.into_iter().collect() }
     };
-    let mut outputs = or(args.outputs, &known);
+    let mut outputs = or(args.outputs, &usual);
     outputs.remove(NONE);
     Ok(Installation {
         watched: or(args.watch_namespaces, &[&args.namespace]),
@@ -112,6 +113,8 @@ mod tests {
         let outputs = |args: &[&str]| read(args).unwrap().outputs;
         assert_eq!(outputs(&["--output=imagedigestmirrorsets"]), BTreeSet::from(["imagedigestmirrorsets".to_owned()]));
         assert!(outputs(&["--output=none"]).is_empty());
+        let more = outputs(&["--output=releasesignatures", "--output=updateservices"]);
+        assert_eq!(more.len(), 2);
     }
 
     #[test]
@@ -121,7 +124,8 @@ mod tests {
             read(&args).unwrap_err(),
             [
                 "`Team` is not a namespace's name",
-                "--output everything: known are imagedigestmirrorsets, imagetagmirrorsets and none",
+                "--output everything: known are imagedigestmirrorsets, imagetagmirrorsets, releasesignatures, \
+                 updateservices and none",
                 "--ready-url ftp://service/readyz: write http://SERVICE:8081/readyz",
             ]
         );

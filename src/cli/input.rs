@@ -59,10 +59,11 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
     // Flags are checked in any case, so that everything wrong is said at once.
     let hosts = tls_flags(&args.tls, &mut wrong);
     let overrides = override_flags(&args.overrides, &mut wrong);
+    let stores = Stores::new(args, environment);
     let request = loaded.as_mut().and_then(|loaded| {
         warnings.extend(loaded.warnings.iter().map(|warning| format!("{}:{warning}", args.file.display())));
         warnings.extend(not_looked_up(&loaded.object));
-        let flagged = Flagged::put(args, &hosts, &overrides, &mut loaded.object);
+        let flagged = Flagged::put(args, &hosts, &overrides, &stores, &mut loaded.object);
         checked(&args.file, loaded, &flagged, &mut wrong)
     });
     let credentials = credentials(args.authfile.as_deref(), environment, &mut warnings).unwrap_or_else(|text| {
@@ -76,6 +77,7 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
             None
         }
     });
+    let signature_keys = stores.keys(&mut wrong);
     let Some(request) = request.filter(|_| wrong.is_empty()) else { return Err(wrong) };
     warnings.extend(request.warnings.iter().cloned());
     let limits = Arc::new(Limits::default());
@@ -89,7 +91,7 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
             .map(Arc::new)
             .map_err(|error| vec![format!("--ca: {}", chain(&error))])
     };
-    let sides = Sides { source: side(Side::Source)?, target: side(Side::Target)? };
+    let sides = Sides { source: side(Side::Source)?, target: side(Side::Target)?, signature_keys };
     let (target, identity) = (&request.target, &request.identity);
     let place = Place::new(&target.registry, target.prefix.as_ref(), NO_CLUSTER, &identity.namespace, &identity.name)
         .map_err(|error| vec![format!("the target is too long for the records kept there: {error}")])?;
@@ -108,6 +110,7 @@ fn not_looked_up(object: &ImageSetMirror) -> Vec<String> {
         ("spec.target.trustBundle", target.trust_bundle.as_ref().map(|reference| &reference.name)),
         ("spec.source.trustBundle", source.trust_bundle.as_ref().map(|reference| &reference.name)),
     ];
+    let keys = source.signature_keys.as_ref().map(|reference| &reference.name);
     let line = |field: &str, kind: &str, name: &str, flag: &str| {
         format!("{field}: {kind} `{name}` is not looked up outside a cluster; {flag}")
     };
@@ -117,7 +120,8 @@ fn not_looked_up(object: &ImageSetMirror) -> Vec<String> {
     let bundles = bundles
         .iter()
         .filter_map(|(field, name)| Some(line(field, "ConfigMap", name.as_ref()?, "certificates come from --ca")));
-    secrets.chain(bundles).collect()
+    let keys = keys.map(|name| line("spec.source.signatureKeys", "ConfigMap", name, "keys come from --signature-key"));
+    secrets.chain(bundles).chain(keys).collect()
 }
 
 /// The hosts of `--tls`, and how they are reached.
@@ -156,6 +160,51 @@ fn override_flags(texts: &[String], wrong: &mut Wrong) -> Vec<(String, String)> 
     found
 }
 
+/// What flags, and where they say nothing variables of oc-mirror, say about releases; each with its name.
+#[derive(Default)]
+struct Stores {
+    update_service: Option<(String, &'static str)>,
+    signatures: Vec<(String, &'static str)>,
+    key: Option<(PathBuf, &'static str)>,
+}
+
+impl Stores {
+    fn new(args: &FileArgs, environment: impl Fn(&str) -> Option<PathBuf>) -> Self {
+        let path = |name: &'static str| environment(name).map(|value| (value, name));
+        let text = |name| path(name).map(|(value, name)| (value.to_string_lossy().into_owned(), name));
+        let flags = args.signature_stores.iter().map(|url| (url.clone(), "--signature-store"));
+        let mut signatures: Vec<_> = flags.collect();
+        if signatures.is_empty() {
+            signatures.extend(text("OCP_SIGNATURE_URL"));
+        }
+        Self {
+            update_service: args
+                .update_service
+                .clone()
+                .map(|url| (url, "--update-service"))
+                .or_else(|| text("UPDATE_URL_OVERRIDE")),
+            signatures,
+            key: args
+                .signature_key
+                .clone()
+                .map(|file| (file, "--signature-key"))
+                .or_else(|| path("OCP_SIGNATURE_VERIFICATION_PK")),
+        }
+    }
+
+    /// The content of the file with keys, unless it is empty.
+    fn keys(&self, wrong: &mut Wrong) -> Option<Vec<u8>> {
+        let (file, name) = self.key.as_ref()?;
+        match std::fs::read(file) {
+            Ok(bytes) => (!bytes.trim_ascii().is_empty()).then_some(bytes),
+            Err(error) => {
+                wrong.push(format!("{name} {}: {error}", file.display()));
+                None
+            }
+        }
+    }
+}
+
 /// The request, or everything that is wrong with file and flags, each where the user wrote it.
 fn checked(path: &Path, loaded: &Loaded, flagged: &Flagged, wrong: &mut Wrong) -> Option<Request> {
     let (request, faults) = match Request::of_file(&loaded.object) {
@@ -183,6 +232,7 @@ impl Flagged {
         args: &FileArgs,
         hosts: &[(Registry, Tls)],
         overrides: &[(String, String)],
+        stores: &Stores,
         object: &mut ImageSetMirror,
     ) -> Self {
         let mut fields = Vec::new();
@@ -227,6 +277,17 @@ impl Flagged {
             Some(AttachmentsArg::Copy) => spec.copy.attachments = Attachments::Copy,
             Some(AttachmentsArg::Skip) => spec.copy.attachments = Attachments::Skip,
             None => {}
+        }
+        if let Some((url, name)) = &stores.update_service {
+            spec.source.update_service = Some(url.clone());
+            fields.push(("spec.source.updateService".to_owned(), name));
+        }
+        if let Some((_, name)) = stores.signatures.first() {
+            spec.source.signature_stores = stores.signatures.iter().map(|(url, _)| url.clone()).collect();
+            fields.push(("spec.source.signatureStores".to_owned(), name));
+        }
+        if stores.key.is_some() {
+            spec.source.signature_keys = None;
         }
         Self(fields)
     }
@@ -315,8 +376,48 @@ mod tests {
         assert!(found[0].starts_with("--to: `docker://h.io` has a scheme"), "{found:?}");
         assert!(found[1].starts_with("--override: name only the source itself"), "{found:?}");
         assert_eq!(wrong("", &["--to", "docker://h.io"]).len(), 1);
+        let found = wrong(
+            target,
+            &["--update-service", "h.io", "--signature-store", "ftp://h.io", "--signature-key", "/no/file"],
+        );
+        assert_eq!(found.len(), 3, "{found:?}");
+        for flag in
+            ["--update-service: `h.io` is not", "--signature-store: `ftp://h.io` is not", "--signature-key /no/file: "]
+        {
+            assert!(found.iter().any(|text| text.starts_with(flag)), "{found:?}");
+        }
         let found = wrong("  target: {registry: H.io, tls: Plain, trustBundle: {name: ca}}\n", &["--to", "m.io"]);
         assert!(found.len() == 1 && found[0].contains(":6:40: spec.target.trustBundle"), "{found:?}");
+    }
+
+    #[test]
+    fn variables_of_oc_mirror_count_where_flags_say_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        std::fs::write(&key, "\n").unwrap();
+        let environment = |name: &str| match name {
+            "UPDATE_URL_OVERRIDE" => Some("https://graph.io".into()),
+            "OCP_SIGNATURE_URL" => Some("https://store.io/".into()),
+            "OCP_SIGNATURE_VERIFICATION_PK" => Some(key.clone()),
+            _ => None,
+        };
+        let stores = |flags: &[&str]| {
+            let line = ["imageset-mirror", "plan", "-f", "a.yaml"];
+            let Command::Plan(args) = Args::parse_from(line.iter().chain(flags)).command else { panic!() };
+            Stores::new(&args.file, environment)
+        };
+        let found = stores(&[]);
+        assert_eq!(found.update_service, Some(("https://graph.io".to_owned(), "UPDATE_URL_OVERRIDE")));
+        assert_eq!(found.signatures, [("https://store.io/".to_owned(), "OCP_SIGNATURE_URL")]);
+        assert_eq!(found.keys(&mut Vec::new()), None, "an empty file means the built-in keys");
+        std::fs::write(&key, "armor").unwrap();
+        assert_eq!(found.keys(&mut Vec::new()).as_deref(), Some(b"armor".as_slice()));
+        let found =
+            stores(&["--update-service=https://a.io", "--signature-store=https://b.io", "--signature-key=/no/file"]);
+        assert_eq!(found.update_service, Some(("https://a.io".to_owned(), "--update-service")));
+        assert_eq!(found.signatures, [("https://b.io".to_owned(), "--signature-store")]);
+        let mut wrong = Vec::new();
+        assert_eq!((found.keys(&mut wrong), wrong.len()), (None, 1));
     }
 
     #[test]

@@ -20,7 +20,8 @@ use crate::request::PublishPolicy;
 use crate::resolve::Origin;
 use crate::resources::containerd::{CA_KEY, HOSTS_FILE, folder_of, key_in, owner_of};
 use crate::resources::{
-    Access, ClusterSnapshot, Desired, HostsInputs, Inputs, Stored, containerd_hosts, manifest_keys,
+    Access, ClusterSnapshot, Desired, HostsInputs, Inputs, ReleaseInputs, ReleaseObjects, ReleaseSnapshot, Releases,
+    Stored, containerd_hosts, manifest_keys,
 };
 use crate::state::Memory;
 use crate::sync::{Copied, resolve};
@@ -105,7 +106,10 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     };
     let printed = print(&text);
     let written = match &args.out {
-        Some(directory) => write_resources(directory, &prepared, plan, &copied.report, &before),
+        Some(directory) => {
+            let releases = Releases::of(&resolved.wanted);
+            write_resources(directory, &prepared, plan, &releases, &copied.report, &before)
+        }
         None => Ok(()),
     };
     if let Err(text) = written {
@@ -217,12 +221,13 @@ fn write_resources(
     directory: &Path,
     prepared: &Prepared,
     plan: &Plan,
+    releases: &Releases,
     report: &Report,
     before: &Before,
 ) -> Result<(), String> {
     let verified: BTreeSet<usize> =
         report.items.iter().enumerate().filter(|(_, item)| item.complete()).map(|(index, _)| index).collect();
-    let desired = published(prepared, plan, &verified, &before.stored);
+    let desired = published(prepared, plan, releases, &verified, &before.stored);
     let failed = |path: &Path, error: std::io::Error| format!("writing {}: {error}", path.display());
     std::fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
     for (name, text) in &desired.manifests {
@@ -273,22 +278,45 @@ fn write_hosts(
 }
 
 /// The cluster resources without a cluster: all of them published, none applied.
-pub(super) fn published(prepared: &Prepared, plan: &Plan, verified: &BTreeSet<usize>, stored: &Stored) -> Desired {
+pub(super) fn published(
+    prepared: &Prepared,
+    plan: &Plan,
+    releases: &Releases,
+    verified: &BTreeSet<usize>,
+    stored: &Stored,
+) -> Desired {
     let cluster = ClusterSnapshot {
         idms_access: Access::NotServed,
         itms_access: Access::NotServed,
         ..ClusterSnapshot::default()
     };
-    Desired::new(&Inputs {
-        identity: &prepared.request.identity,
-        target: &prepared.request.target,
-        outputs: &prepared.request.cluster,
-        mode: crate::api::Mode::Mirror,
+    let request = &prepared.request;
+    let mut desired = Desired::new(&Inputs {
+        identity: &request.identity,
+        target: &request.target,
+        outputs: &request.cluster,
+        mode: Mode::Mirror,
         plan,
         verified,
         cluster: &cluster,
         stored,
-    })
+    });
+    let for_releases = ReleaseObjects::new(&ReleaseInputs {
+        identity: &request.identity,
+        outputs: &request.cluster,
+        mode: Mode::Mirror,
+        releases,
+        plan,
+        verified,
+        cluster: &ReleaseSnapshot {
+            signatures_access: Access::NotServed,
+            update_service_access: Access::NotServed,
+            ..ReleaseSnapshot::default()
+        },
+        stored,
+    });
+    desired.manifests.extend(for_releases.manifests);
+    desired
 }
 
 #[cfg(test)]
@@ -302,6 +330,7 @@ mod tests {
     use crate::plan::{TargetId, TargetRoot};
     use crate::request::AdditionalImage;
     use crate::resolve::{Document, Documents, Step, Wanted, additional};
+    use crate::resources::Release;
 
     fn prepared(dir: &Path, images: &str) -> Prepared {
         let (file, auth) = (dir.join("a.yaml"), dir.join("auth.json"));
@@ -350,18 +379,31 @@ mod tests {
             });
             Report { version: Report::VERSION, target: plan.target.clone(), items: items.collect() }
         };
+        let release = Release {
+            version: "4.18.1".to_owned(),
+            architecture: "amd64".to_owned(),
+            digest: plan.items[1].digest.clone(),
+            payload: plan.items[1].destination.clone(),
+            signatures: vec![b"signed".to_vec()],
+        };
+        let releases = Releases { list: vec![release], ..Releases::default() };
+        let signatures = || std::fs::read_to_string(out.join("signatures.yaml")).ok();
         let run = |outcomes| {
             let before = Before::read(&out, None).unwrap();
-            write_resources(&out, &prepared, &plan, &report(outcomes), &before).unwrap();
+            write_resources(&out, &prepared, &plan, &releases, &report(outcomes), &before).unwrap();
             std::fs::read_to_string(out.join("itms.yaml")).unwrap()
         };
         std::fs::create_dir(&out).unwrap();
         for name in ["idms-pending.yaml", "mine.yaml"] {
             std::fs::write(out.join(name), "").unwrap();
         }
+        run([Outcome::Present, Outcome::Cancelled]);
+        assert_eq!(signatures(), None, "the payload is not there");
         let whole = run([Outcome::Present, Outcome::Copied]);
+        assert!(signatures().unwrap().contains("openshift-config-managed"));
         assert!(whole.contains("quay.io/a") && whole.contains("quay.io/b"), "{whole}");
         assert_eq!(run([Outcome::Present, Outcome::Cancelled]), whole);
+        assert!(signatures().is_some());
         assert!(!out.join("idms-pending.yaml").exists() && out.join("mine.yaml").exists());
         std::fs::write(out.join("itms.yaml"), "no: set\n").unwrap();
         assert!(stored(&out).unwrap_err().starts_with("--out: "));

@@ -153,6 +153,17 @@ pub struct FileArgs {
     /// Whether signatures and OCI referrers travel along. Default: copy.
     #[arg(long, value_enum)]
     pub attachments: Option<AttachmentsArg>,
+    /// Where the graph of updates is asked for. Default: `UPDATE_URL_OVERRIDE`, or the public service.
+    #[arg(long, value_name = "URL")]
+    pub update_service: Option<String>,
+    /// A store of release signatures in place of the public ones; repeatable, asked in this order. Default:
+    /// `OCP_SIGNATURE_URL`, or the public stores.
+    #[arg(long = "signature-store", value_name = "URL")]
+    pub signature_stores: Vec<String>,
+    /// `OpenPGP` keys, in ASCII armor, that release signatures are checked with. Default: `OCP_SIGNATURE_VERIFICATION_PK`, or
+    /// the keys of Red Hat, which an empty file means, too.
+    #[arg(long, value_name = "FILE")]
+    pub signature_key: Option<PathBuf>,
 }
 
 /// Whether attachments travel along.
@@ -268,8 +279,8 @@ pub struct CheckArgs {
     /// Namespace whose objects are watched; repeatable. Default: the operator's own.
     #[arg(long = "watch-namespace", value_name = "NAMESPACE")]
     pub watch_namespaces: Vec<String>,
-    /// What the operator writes to the cluster: imagedigestmirrorsets, imagetagmirrorsets; repeatable, `none` for nothing.
-    /// Default: all.
+    /// What the operator writes to the cluster: imagedigestmirrorsets, imagetagmirrorsets, releasesignatures, updateservices;
+    /// repeatable, `none` for nothing. Default: the first two.
     #[arg(long = "output", value_name = "RESOURCE")]
     pub outputs: Vec<String>,
     /// Secret that the operator may read; repeatable. Default: every Secret of the watched namespaces.

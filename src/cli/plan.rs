@@ -11,7 +11,7 @@ use super::output::{counted, fail, json, print, refuse, warn};
 use super::{FAILED, PlanArgs, PlanOutput};
 use crate::copy::{Finding, Stop, Survey};
 use crate::plan::Plan;
-use crate::resources::{Desired, Stored};
+use crate::resources::{Desired, Releases, Stored};
 use crate::state::Memory;
 use crate::sync::resolve;
 
@@ -60,7 +60,8 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         Err(failure) => return fail(&failure.to_string()),
     };
     let all = (0..plan.items.len()).collect();
-    let desired = published(&prepared, plan, &all, &Stored::default());
+    let releases = Releases::of(&resolved.wanted);
+    let desired = published(&prepared, plan, &releases, &all, &Stored::default());
     let failed = survey.items.iter().any(|item| matches!(item.finding, Finding::Failed(_)));
     let text = match args.output {
         PlanOutput::Json => json(&Machine {

@@ -86,7 +86,17 @@ impl Access {
 
     /// Clients of both sides, with what the object names.
     pub(super) async fn sides(&self, request: &Request) -> Result<Sides, Problem> {
-        Ok(Sides { source: self.side(request, Side::Source).await?, target: self.side(request, Side::Target).await? })
+        let source = self.side(request, Side::Source).await?;
+        let target = self.side(request, Side::Target).await?;
+        let signature_keys = match &request.source.signature_keys {
+            Some((name, key)) => {
+                let field = "spec.source.signatureKeys";
+                let keys = self.value(&request.identity.namespace, name, key, field, "the keys there, in ASCII armor");
+                Some(keys.await?.into_bytes())
+            }
+            None => None,
+        };
+        Ok(Sides { source, target, signature_keys })
     }
 
     /// Keeps these clients no longer.
@@ -129,7 +139,10 @@ impl Access {
             None => Credentials::none(),
         };
         let trust_bundle = match bundle {
-            Some((name, key)) => Some(self.bundle(&namespace, name, key, field).await?),
+            Some((name, key)) => {
+                let field = format!("{field}.trustBundle");
+                Some(self.value(&namespace, name, key, &field, "the certificates there, in PEM").await?.into_bytes())
+            }
             None => None,
         };
         let mut settings = crate::sync::client_settings(request, side);
@@ -195,9 +208,17 @@ impl Access {
         })
     }
 
-    async fn bundle(&self, namespace: &str, name: &str, key: &str, field: &str) -> Result<Vec<u8>, Problem> {
+    /// What is under a key of a `ConfigMap`; `advice` names what belongs there.
+    async fn value(
+        &self,
+        namespace: &str,
+        name: &str,
+        key: &str,
+        field: &str,
+        advice: &str,
+    ) -> Result<String, Problem> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        let problem = |reason, message: String| Problem { reason, message: format!("{field}.trustBundle: {message}") };
+        let problem = |reason, message: String| Problem { reason, message: format!("{field}: {message}") };
         let map = timed(api.get_opt(name)).await.map_err(|text| {
             problem(ProblemReason::ReferenceUnreadable, format!("ConfigMap `{name}` cannot be read: {text}"))
         })?;
@@ -206,11 +227,11 @@ impl Access {
                 format!("ConfigMap `{name}` is not in namespace `{namespace}`: create it; no restart is needed");
             return Err(problem(ProblemReason::ConfigMapNotFound, message));
         };
-        let Some(bundle) = map.data.and_then(|mut data| data.remove(key)) else {
-            let message = format!("ConfigMap `{name}` has no key `{key}`: add the certificates there, in PEM");
+        let Some(value) = map.data.and_then(|mut data| data.remove(key)) else {
+            let message = format!("ConfigMap `{name}` has no key `{key}`: add {advice}");
             return Err(problem(ProblemReason::ConfigMapNotFound, message));
         };
-        Ok(bundle.into_bytes())
+        Ok(value)
     }
 }
 
@@ -267,6 +288,30 @@ mod tests {
         assert_eq!(same(&first, &second), (true, false), "the Secret is read at each sync");
         access.forget(&second);
         assert_eq!(same(&second, &sides("a", "Verify").await), (false, false));
+    }
+
+    #[tokio::test]
+    async fn keys_of_signers_come_from_a_config_map_that_is_named() {
+        let server = Arc::new(Server::default());
+        server.put(SECRET, secret("one"));
+        let access = Access::new(server.client(), Arc::default());
+        let mut request = request("a", "Verify");
+        assert_eq!(access.sides(&request).await.unwrap().signature_keys, None);
+        request.source.signature_keys = Some(("keys".to_owned(), "keys.asc".to_owned()));
+        let problem = access.sides(&request).await.err().unwrap();
+        assert_eq!(problem.reason, ProblemReason::ConfigMapNotFound);
+        assert!(problem.message.starts_with("spec.source.signatureKeys: ConfigMap `keys`"), "{}", problem.message);
+        let map = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "data": data});
+        let path = "/api/v1/namespaces/team/configmaps/keys";
+        server.put(path, map(json!({"other": "armor"})));
+        let problem = access.sides(&request).await.err().unwrap();
+        assert!(
+            problem.message.ends_with("has no key `keys.asc`: add the keys there, in ASCII armor"),
+            "{}",
+            problem.message
+        );
+        server.put(path, map(json!({"keys.asc": "armor"})));
+        assert_eq!(access.sides(&request).await.unwrap().signature_keys.as_deref(), Some(b"armor".as_slice()));
     }
 
     #[tokio::test]

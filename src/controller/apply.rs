@@ -14,14 +14,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::release_outputs::ReleaseName;
 use crate::api::openshift::{
-    Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet, MachineConfigPool,
+    Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet, MachineConfigPool, UpdateService,
 };
 use crate::api::{
     API_VERSION, ClusterResources, FIELD_MANAGER, FINALIZER, ImageSetMirror, ImageSetMirrorStatus, KIND,
     OWNER_REF_ANNOTATION,
 };
-use crate::resources::{Access, ClusterSnapshot, MirrorKind, MirrorSet, ObjectName};
+use crate::resources::{Access, ClusterSnapshot, MirrorKind, MirrorSet, ObjectName, ReleaseObject, signatures};
 
 /// Longest wait for one answer of the API server.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,19 +95,25 @@ pub(super) async fn timed<T>(
 
 /// Kinds of the cluster that may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "five independent facts, each with a name")]
+#[expect(clippy::struct_excessive_bools, reason = "six independent facts, each with a name")]
 pub(super) struct Served {
     pub(super) idms: bool,
     pub(super) itms: bool,
     pub(super) icsp: bool,
     pub(super) images: bool,
     pub(super) pools: bool,
+    pub(super) update_services: bool,
 }
 
 impl Served {
-    /// True if the cluster has this kind of mirror set.
+    /// True if the cluster has this kind of mirror set or of object for releases, for which the only `ConfigMap`s that may be
+    /// held back are those with signatures.
     pub(super) fn has(self, kind: &str) -> bool {
-        self.idms && kind == MirrorKind::Digest.kind() || self.itms && kind == MirrorKind::Tag.kind()
+        match kind {
+            "UpdateService" => self.update_services,
+            "ConfigMap" => self.idms,
+            _ => self.idms && kind == MirrorKind::Digest.kind() || self.itms && kind == MirrorKind::Tag.kind(),
+        }
     }
 }
 
@@ -185,6 +192,7 @@ impl Cluster {
         let config = self.kinds("config.openshift.io/v1").await?;
         let operator = self.kinds("operator.openshift.io/v1alpha1").await?;
         let machines = self.kinds("machineconfiguration.openshift.io/v1").await?;
+        let updates = self.kinds("updateservice.operator.openshift.io/v1").await?;
         let has = |list: &[String], name: &str| list.iter().any(|known| known == name);
         let served = Served {
             idms: has(&config, "imagedigestmirrorsets"),
@@ -192,6 +200,7 @@ impl Cluster {
             images: has(&config, "images"),
             icsp: has(&operator, "imagecontentsourcepolicies"),
             pools: has(&machines, "machineconfigpools"),
+            update_services: has(&updates, "updateservices"),
         };
         *self.served.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), served));
         Ok(served)
@@ -259,27 +268,85 @@ impl Cluster {
 
     /// Deletes a mirror set if it is the one that was seen and carries the mark of `owner` (`namespace/name`).
     pub(super) async fn delete(&self, object: &ObjectName, owner: &str) -> Result<bool, Error> {
+        let name = &object.name;
         match object.kind {
             MirrorKind::Digest => {
-                self.delete_of(Api::<ImageDigestMirrorSet>::all(self.client.clone()), object, owner).await
+                self.delete_of(Api::<ImageDigestMirrorSet>::all(self.client.clone()), name, owner).await
             }
-            MirrorKind::Tag => self.delete_of(Api::<ImageTagMirrorSet>::all(self.client.clone()), object, owner).await,
+            MirrorKind::Tag => self.delete_of(Api::<ImageTagMirrorSet>::all(self.client.clone()), name, owner).await,
         }
     }
 
-    async fn delete_of<K>(&self, api: Api<K>, object: &ObjectName, owner: &str) -> Result<bool, Error>
+    async fn delete_of<K>(&self, api: Api<K>, name: &str, owner: &str) -> Result<bool, Error>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
-        let doing = || format!("deleting {object}");
-        let Some(found) = timed(doing, api.get_opt(&object.name)).await? else { return Ok(false) };
+        let doing = || format!("deleting {} `{name}`", K::kind(&()));
+        let Some(found) = timed(doing, api.get_opt(name)).await? else { return Ok(false) };
         if found.annotations().get(OWNER_REF_ANNOTATION).map(String::as_str) != Some(owner) {
             return Ok(false);
         }
-        match self.send(doing, api.delete(&object.name, &if_unchanged(&found))).await {
+        match self.send(doing, api.delete(name, &if_unchanged(&found))).await {
             Ok(_) => Ok(true),
             Err(error) if error.code() == 404 => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    fn signatures(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), signatures::NAMESPACE)
+    }
+
+    fn update_services(&self, namespace: &str) -> Api<UpdateService> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// The `ConfigMap` with signatures of that name, whoever wrote it.
+    pub(super) async fn find_signatures(&self, name: &str) -> Result<Option<ConfigMap>, Error> {
+        timed(|| format!("reading ConfigMap `{name}`"), self.signatures().get_opt(name)).await
+    }
+
+    /// The update service of that name, whoever wrote it.
+    pub(super) async fn find_update_service(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<UpdateService>, Error> {
+        timed(|| format!("reading UpdateService `{name}`"), self.update_services(namespace).get_opt(name)).await
+    }
+
+    /// Applies an object for releases.
+    pub(super) async fn apply_release(&self, object: &ReleaseObject) -> Result<(), Error> {
+        let (name, kind) = (object.name(), object.kind());
+        match object {
+            ReleaseObject::Signatures(map) => {
+                self.patch(&self.signatures(), &name, kind, map).await?;
+            }
+            ReleaseObject::UpdateService(service) => {
+                let api = self.update_services(&service.namespace().unwrap_or_default());
+                self.patch(&api, &name, kind, service).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes an object for releases if it carries the mark of `owner` (`namespace/name`).
+    pub(super) async fn delete_release(&self, name: &ReleaseName, namespace: &str, owner: &str) -> Result<bool, Error> {
+        match name {
+            ReleaseName::Signatures(name) => self.delete_of(self.signatures(), name, owner).await,
+            ReleaseName::UpdateService(name) => self.delete_of(self.update_services(namespace), name, owner).await,
+        }
+    }
+
+    /// Deletes an object for releases that was found, if it carries the mark of `owner` (`namespace/name`).
+    pub(super) async fn withdraw_release(&self, object: &ReleaseObject, owner: &str) -> Result<bool, Error> {
+        let name = object.name();
+        match object {
+            ReleaseObject::Signatures(_) => self.delete_of(self.signatures(), &name, owner).await,
+            ReleaseObject::UpdateService(service) => {
+                let namespace = service.namespace().unwrap_or_default();
+                self.delete_of(self.update_services(&namespace), &name, owner).await
+            }
         }
     }
 

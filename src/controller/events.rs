@@ -398,7 +398,8 @@ mod tests {
         ImageSetMirrorStatus {
             conditions: conditions.iter().map(condition).collect(),
             plan: (!plan.digest.is_empty()).then_some(plan),
-            mirrored: (!mirrored.is_empty()).then(|| MirroredStatus { digest: mirrored.to_owned() }),
+            mirrored: (!mirrored.is_empty())
+                .then(|| MirroredStatus { digest: mirrored.to_owned(), ..MirroredStatus::default() }),
             ..ImageSetMirrorStatus::default()
         }
     }

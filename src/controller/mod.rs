@@ -11,6 +11,7 @@ mod observe;
 mod outputs;
 mod reconcile;
 mod recorder;
+mod release_outputs;
 pub mod schedule;
 pub mod status;
 #[cfg(test)]

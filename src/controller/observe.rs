@@ -118,7 +118,7 @@ fn result(done: &Done) -> SyncResult {
         stage: FailedStage::Copy,
         failure: failure.clone(),
     }));
-    SyncResult::Done { plan: planned(plan, done.added, done.removed), progress: progress(done), failures }
+    SyncResult::Done { plan: planned(&done.resolved, done.added, done.removed), progress: progress(done), failures }
 }
 
 fn failed<'a>(

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::apply::{Cluster, Error, Slot};
 use super::events::{EventNote, EventReason};
 use super::recorder::Publisher;
+use super::release_outputs::{self, Wave};
 use super::status::{Applied, Output};
 use crate::api::{
     ImageSetMirror, MirrorSourcePolicy, Mode, OWNER_REF_ANNOTATION, OutputPolicy, PublishPolicy, Removal,
@@ -21,10 +22,11 @@ use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
 use crate::oci::Digest;
 use crate::plan::{Plan, PlanItem};
-use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request};
+use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request, UpdateServiceOutput};
 use crate::resources::{
-    Apply, CONFIG_MAP_LIMIT, ClusterSnapshot, Conflict, Desired, HeldReason, HostsInputs, Impact, Inputs, MirrorKind,
-    MirrorSet, ObjectName, Stored, containerd, containerd_hosts, repair, withdraw,
+    Apply, CONFIG_MAP_LIMIT, ClusterSnapshot, Conflict, Desired, Entries, Fate, HeldReason, HostsInputs, Impact,
+    Inputs, MirrorKind, MirrorSet, ObjectName, ReleaseInputs, ReleaseObjects, ReleaseSnapshot, Releases, Stored,
+    containerd, containerd_hosts, repair, withdraw,
 };
 
 /// Group of mirror sets.
@@ -49,15 +51,25 @@ pub(super) struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    fn mark(&self) -> String {
+    pub(super) fn mark(&self) -> String {
         format!("{}/{}", self.request.identity.namespace, self.request.identity.name)
     }
+}
+
+/// What a finished sync has to say.
+pub(super) struct Content<'a> {
+    /// What is wanted.
+    pub(super) plan: &'a Plan,
+    /// Indexes of its items that are in the target.
+    pub(super) verified: BTreeSet<usize>,
+    /// The releases among it.
+    pub(super) releases: Releases,
 }
 
 /// Writes outputs.
 pub(super) struct Outputs {
     allowed: BTreeSet<String>,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
     /// What is written is decided from what all objects have written, so objects take turns.
     turn: tokio::sync::Mutex<()>,
 }
@@ -86,11 +98,10 @@ impl Outputs {
         cluster: &Cluster,
         events: &Publisher,
         owner: Owner<'_>,
-        plan: &Plan,
-        verified: &BTreeSet<usize>,
+        content: &Content<'_>,
     ) -> Result<Applied, Error> {
-        let mut hosts = write_hosts(cluster, owner, plan, verified).await?;
-        let mut applied = self.write_sets(cluster, events, owner, plan, verified).await?;
+        let mut hosts = write_hosts(cluster, owner, content.plan, &content.verified).await?;
+        let mut applied = self.write_sets(cluster, events, owner, content).await?;
         applied.outputs.append(&mut hosts.outputs);
         applied.notes.append(&mut hosts.notes);
         Ok(applied)
@@ -101,15 +112,16 @@ impl Outputs {
         cluster: &Cluster,
         events: &Publisher,
         owner: Owner<'_>,
-        plan: &Plan,
-        verified: &BTreeSet<usize>,
+        content: &Content<'_>,
     ) -> Result<Applied, Error> {
         let request = owner.request;
         let identity = &request.identity;
+        let Content { plan, verified, releases } = content;
         let manifests = format!("{}-manifests", identity.name);
         let slot = cluster.config_map(owner.object, &manifests).await?;
-        if !Self::wants(request) && !matches!(slot, Slot::Own(_)) {
-            return Ok(Applied::default());
+        let releasing = release_outputs::wants(request, releases);
+        if !Self::wants(request) && !releasing && !matches!(slot, Slot::Own(_)) {
+            return Ok(Applied { releases: Some(Vec::new()), ..Applied::default() });
         }
         let stored = stored(&slot);
         let _turn = self.turn.lock().await;
@@ -124,30 +136,54 @@ impl Outputs {
             cluster: &snapshot,
             stored: &stored,
         });
+        let found = release_outputs::look(cluster, owner, self.may(&identity.namespace), releasing, &stored).await?;
+        let released = ReleaseInputs {
+            identity,
+            outputs: &request.cluster,
+            mode: request.mode,
+            releases,
+            plan,
+            verified,
+            cluster: &found,
+            stored: &stored,
+        };
+        let mut decided = ReleaseObjects::new(&released);
         for note in &desired.notes {
             tracing::debug!(namespace = identity.namespace, name = identity.name, reason = ?note.reason,
                 message = note.message, "about the mirror sets");
         }
-        let notes = desired.notes.iter().map(|note| note.message.clone()).collect();
-        if matches!(slot, Slot::Foreign) && !desired.manifests.is_empty() {
-            return Ok(Applied { outputs: taken(&desired, &manifests), notes });
+        let mut notes: Vec<_> = desired.notes.iter().map(|note| note.message.clone()).collect();
+        let data = together(&desired, &decided, &mut notes);
+        if matches!(slot, Slot::Foreign) && !data.is_empty() {
+            let held = decided.objects.iter().filter_map(|(object, fate)| release_outputs::told(object, fate));
+            let outputs = taken(&desired, &manifests).into_iter().chain(held).collect();
+            return Ok(Applied { outputs, notes, ..Applied::default() });
         }
         let removes = request.cluster.removal == Removal::Remove;
-        let writes = !desired.apply.is_empty() || !desired.remove.is_empty();
+        let written = |fate: &Fate| matches!(fate, Fate::Apply { .. } | Fate::Remove);
+        let writes = !desired.apply.is_empty()
+            || !desired.remove.is_empty()
+            || decided.objects.iter().any(|(_, fate)| written(fate));
         // Before the first write that would have to be taken back, and gone when nothing would.
         if writes || !removes {
             cluster.finalizer(owner.object, removes).await?;
         }
         // Published first: after a crash in between, the objects are put right from these bytes.
-        cluster.publish(owner.object, &manifests, desired.manifests.clone(), &slot).await?;
-        let mut outputs = BTreeMap::new();
+        cluster.publish(owner.object, &manifests, data, &slot).await?;
+        // Who updates by the mirror sets checks signatures first.
+        let mut told = self.write_releases(cluster, events, owner, &mut decided, Wave::Signatures).await?;
+        let (mut outputs, mut rules) = (BTreeMap::new(), Entries::new());
         for apply in &desired.apply {
             let output = self.apply(cluster, events, owner.object, apply).await?;
+            if output.state == ResourceState::Applied && apply.object.kind() == MirrorKind::Digest {
+                rules.extend(apply.object.entries());
+            }
             if apply.changed && output.state == ResourceState::Applied {
                 self.tell_written(events, owner, &apply.object, &snapshot).await;
             }
             outputs.insert(name_of(&apply.object), output);
         }
+        told.extend(self.write_releases(cluster, events, owner, &mut decided, Wave::UpdateService).await?);
         for object in &desired.remove {
             if cluster.delete(object, &owner.mark()).await? {
                 self.metrics.applied(object.kind.kind(), ApplyResult::Deleted);
@@ -169,7 +205,13 @@ impl Outputs {
                 "nodes take over mirror sets"
             );
         }
-        Ok(Applied { outputs: outputs.into_values().collect(), notes })
+        let rules = rules_for_digests(request, &desired, rules);
+        let releases = decided.statuses(&released, rules.as_ref());
+        Ok(Applied {
+            outputs: told.into_iter().chain(outputs.into_values()).collect(),
+            notes,
+            releases: Some(releases),
+        })
     }
 
     /// What is known of the outputs if they could not be looked at: what was there before, and what went wrong.
@@ -257,14 +299,15 @@ impl Outputs {
     pub(super) async fn repair(&self, cluster: &Cluster, events: &Publisher, owner: Owner<'_>) -> Result<(), Error> {
         let request = owner.request;
         let identity = &request.identity;
-        if !Self::wants(request) || !self.may(&identity.namespace) {
+        if !self.may(&identity.namespace) {
             return Ok(());
         }
         let stored = stored(&cluster.config_map(owner.object, &format!("{}-manifests", identity.name)).await?);
-        if stored.applied.is_empty() {
+        let _turn = self.turn.lock().await;
+        self.repair_releases(cluster, events, owner, &stored).await?;
+        if stored.applied.is_empty() || !Self::wants(request) {
             return Ok(());
         }
-        let _turn = self.turn.lock().await;
         let snapshot = cluster.snapshot(true).await?;
         let repair = repair(identity, &request.cluster, &stored, &snapshot);
         for apply in repair.apply.iter().filter(|apply| apply.changed) {
@@ -317,6 +360,12 @@ impl Outputs {
             idms: output,
             itms: output,
             containerd_hosts: Some(PublishPolicy::Disabled),
+            update_service: UpdateServiceOutput {
+                policy: OutputPolicy::Disabled,
+                namespace: String::new(),
+                replicas: 0,
+            },
+            release_signatures: OutputPolicy::Disabled,
             disruption: spec.disruption,
             removal: Removal::Remove,
             conflict_policy: spec.conflict_policy,
@@ -329,7 +378,8 @@ impl Outputs {
         };
         if let Some(why) = obstacle {
             let held = withdrawal.held.iter().map(|held| &held.object);
-            let left: Vec<_> = withdrawal.remove.iter().chain(held).map(ToString::to_string).collect();
+            let sets = withdrawal.remove.iter().chain(held).map(ToString::to_string);
+            let left: Vec<_> = sets.chain(release_outputs::left(object)).collect();
             if !left.is_empty() {
                 events.orphaned(object, &left.join(", "), why).await;
             }
@@ -344,6 +394,7 @@ impl Outputs {
                 events.publish(object, note).await;
             }
         }
+        self.remove_releases(cluster, events, object).await?;
         for held in withdrawal.held {
             let (kind, name) = (held.object.kind.kind(), &held.object.name);
             let note = format!("{} stays: {}; `disruption` is `ReloadOnly`", held.object, held.message);
@@ -360,9 +411,10 @@ impl Outputs {
         events: &Publisher,
         owner: Owner<'_>,
         plan: &Plan,
+        releases: &Releases,
         survey: &Survey,
     ) -> Result<(), Error> {
-        let manifests = self.planned_manifests(cluster, owner, plan).await?;
+        let manifests = self.planned_manifests(cluster, owner, plan, releases).await?;
         let taken = manifests.iter().map(|(key, value)| key.len() + value.len()).sum();
         let lines = parts(&planned_lines(plan, survey), taken);
         publish(cluster, events, owner, "plan", &lines, manifests).await
@@ -373,11 +425,13 @@ impl Outputs {
         cluster: &Cluster,
         owner: Owner<'_>,
         plan: &Plan,
+        releases: &Releases,
     ) -> Result<BTreeMap<String, String>, Error> {
         let request = owner.request;
-        if !Self::wants(request) {
+        if !Self::wants(request) && !release_outputs::wants(request, releases) {
             return Ok(BTreeMap::new());
         }
+        let verified = (0..plan.items.len()).collect();
         let identity = &request.identity;
         let stored = stored(&cluster.config_map(owner.object, &format!("{}-manifests", identity.name)).await?);
         let desired = Desired::new(&Inputs {
@@ -386,11 +440,21 @@ impl Outputs {
             outputs: &request.cluster,
             mode: Mode::Plan,
             plan,
-            verified: &(0..plan.items.len()).collect(),
+            verified: &verified,
             cluster: &cluster.snapshot(self.may(&identity.namespace)).await?,
             stored: &stored,
         });
-        Ok(desired.manifests)
+        let decided = ReleaseObjects::new(&ReleaseInputs {
+            identity,
+            outputs: &request.cluster,
+            mode: Mode::Plan,
+            releases,
+            plan,
+            verified: &verified,
+            cluster: &ReleaseSnapshot::default(),
+            stored: &stored,
+        });
+        Ok(together(&desired, &decided, &mut Vec::new()))
     }
 
     /// Publishes what a sync did, as `<name>-report-<n>`. A sync that had nothing to do for the same plan, after one
@@ -455,7 +519,7 @@ async fn write_hosts(
     let notes = made.notes.into_iter().map(|note| note.message).collect();
     if made.data.is_empty() {
         cluster.publish(owner.object, &name, made.data, &slot).await?;
-        return Ok(Applied { outputs: Vec::new(), notes });
+        return Ok(Applied { notes, ..Applied::default() });
     }
     let bytes: usize = made.data.iter().map(|(key, value)| key.len() + value.len()).sum();
     let hash = Digest::of(&serde_json::to_vec(&made.data).unwrap_or_default()).short().to_owned();
@@ -468,7 +532,39 @@ async fn write_hosts(
         cluster.publish(owner.object, &name, made.data, &slot).await?;
         Output { hash, ..config_map(&name, ResourceState::Published, String::new()) }
     };
-    Ok(Applied { outputs: vec![output], notes })
+    Ok(Applied { outputs: vec![output], notes, ..Applied::default() })
+}
+
+/// All manifests. Mirror sets are put back from them, so signatures are left out where there is no room for both.
+fn together(desired: &Desired, decided: &ReleaseObjects, notes: &mut Vec<String>) -> BTreeMap<String, String> {
+    let mut data = desired.manifests.clone();
+    let mut bytes: usize = data.iter().map(|(key, value)| key.len() + value.len()).sum();
+    // The smallest first.
+    let mut more: Vec<_> = decided.manifests.iter().collect();
+    more.sort_by_key(|(_, value)| value.len());
+    for (key, value) in more {
+        bytes += key.len() + value.len();
+        if bytes > CONFIG_MAP_LIMIT {
+            notes.push(format!("`{key}` is not published: a ConfigMap is given at most {CONFIG_MAP_LIMIT} bytes"));
+        } else {
+            data.insert(key.clone(), value.clone());
+        }
+    }
+    data
+}
+
+/// The rules for pulls by digest that are where their policy wants them; none if it wants none. `written`: those in the
+/// cluster.
+fn rules_for_digests(request: &Request, desired: &Desired, written: Entries) -> Option<Entries> {
+    match request.cluster.idms.policy {
+        OutputPolicy::Disabled => None,
+        OutputPolicy::Apply => Some(written),
+        OutputPolicy::Publish => {
+            let published = Stored::read(&desired.manifests).unwrap_or_default().published;
+            let sets = published.iter().filter(|set| set.kind() == MirrorKind::Digest);
+            Some(sets.flat_map(MirrorSet::entries).collect())
+        }
+    }
 }
 
 /// Writes the parts, each under the key `<what>.jsonl` and the first with `more`, and removes what an earlier, longer list
@@ -633,13 +729,7 @@ fn describe(desired: &Desired, outputs: &mut BTreeMap<ObjectName, Output>) {
         outputs.entry(object.clone()).or_insert_with(|| output(object, ResourceState::Retained, message));
     }
     for held in &desired.held {
-        let state = match held.reason {
-            HeldReason::KindNotServed => ResourceState::KindNotServed,
-            HeldReason::NamespaceNotAllowed => ResourceState::NamespaceNotAllowed,
-            HeldReason::AdmissionDenied | HeldReason::TooLarge => ResourceState::AdmissionDenied,
-            HeldReason::PendingDisruption => ResourceState::PendingDisruption,
-        };
-        let mut output = output(&held.object, state, held.message.clone());
+        let mut output = output(&held.object, held_state(held.reason), held.message.clone());
         output.impact = (held.reason == HeldReason::PendingDisruption).then(|| held.message.clone());
         outputs.insert(held.object.clone(), output);
     }
@@ -647,6 +737,16 @@ fn describe(desired: &Desired, outputs: &mut BTreeMap<ObjectName, Output>) {
         let (object, state) = about(conflict);
         let output = output(&object, state, conflict.to_string());
         outputs.insert(object, output);
+    }
+}
+
+/// The state of an object that is held back.
+pub(super) fn held_state(reason: HeldReason) -> ResourceState {
+    match reason {
+        HeldReason::KindNotServed => ResourceState::KindNotServed,
+        HeldReason::NamespaceNotAllowed => ResourceState::NamespaceNotAllowed,
+        HeldReason::AdmissionDenied | HeldReason::TooLarge => ResourceState::AdmissionDenied,
+        HeldReason::PendingDisruption => ResourceState::PendingDisruption,
     }
 }
 
@@ -688,12 +788,14 @@ mod tests {
 
     use super::super::testing::{Server, object};
     use super::*;
+    use crate::api::ReleasePart;
     use crate::copy::ItemReport;
     use crate::failure::{Failure, Reason};
     use crate::lease::Fence;
     use crate::metrics::Build;
     use crate::plan::{TargetId, TargetRoot};
     use crate::resolve::{DestinationRule, Item, Origin, OriginKind, PathRule, Source, TagRule, Wanted};
+    use crate::resources::Release;
 
     const MAPS: &str = "/api/v1/namespaces/team/configmaps";
     const IDMS: &str = "/apis/config.openshift.io/v1/imagedigestmirrorsets";
@@ -707,6 +809,7 @@ mod tests {
         object: ImageSetMirror,
         request: Request,
         plan: Plan,
+        releases: Releases,
     }
 
     impl World {
@@ -744,6 +847,7 @@ mod tests {
                 server,
                 object,
                 request,
+                releases: Releases::default(),
             }
         }
 
@@ -753,7 +857,8 @@ mod tests {
 
         async fn write(&self) -> Result<Applied, Error> {
             let verified = BTreeSet::from([0]);
-            self.outputs.write(&self.cluster, &self.events, self.owner(), &self.plan, &verified).await
+            let content = Content { plan: &self.plan, verified, releases: self.releases.clone() };
+            self.outputs.write(&self.cluster, &self.events, self.owner(), &content).await
         }
 
         async fn report(&self, outcome: Outcome) {
@@ -832,6 +937,159 @@ mod tests {
         assert_eq!(world.server.get(&map), None);
     }
 
+    const SIGNATURES: &str = "/api/v1/namespaces/openshift-config-managed/configmaps";
+    const SERVICES: &str =
+        "/apis/updateservice.operator.openshift.io/v1/namespaces/openshift-update-service/updateservices";
+
+    /// The world with one release in the target, whose payload is the one image, and with a graph.
+    fn released() -> World {
+        let mut world = World::new(true);
+        let resource = json!({"name": "updateservices", "singularName": "", "namespaced": true, "kind": "UpdateService",
+                              "verbs": []});
+        let group = "updateservice.operator.openshift.io/v1";
+        let list = json!({"kind": "APIResourceList", "groupVersion": group, "resources": [resource]});
+        world.server.put(&format!("/apis/{group}"), list);
+        world.request.cluster.update_service.policy = OutputPolicy::Apply;
+        let item = &world.plan.items[0];
+        let release = Release {
+            version: "4.18.1".to_owned(),
+            architecture: "amd64".to_owned(),
+            digest: item.digest.clone(),
+            payload: item.destination.clone(),
+            signatures: vec![b"signed".to_vec()],
+        };
+        let graph = item.destination.repository().at(item.digest.clone());
+        world.releases = Releases { list: vec![release], graph_wanted: true, graph: Some(graph) };
+        world
+    }
+
+    /// What a reconcile leaves in the status, as far as it is looked at by the next.
+    fn remember(world: &mut World, applied: &Applied) {
+        let resource = |output: &Output| {
+            json!({"group": output.group, "kind": output.kind, "name": output.name, "state": output.state,
+                   "hash": output.hash})
+        };
+        let resources: Vec<_> = applied.outputs.iter().map(resource).collect();
+        world.object.status = Some(serde_json::from_value(json!({"resources": resources})).unwrap());
+    }
+
+    #[tokio::test]
+    async fn signatures_come_before_mirror_sets_and_the_update_service_after_them() {
+        let mut world = released();
+        let applied = world.write().await.unwrap();
+        let writes = world.server.writes();
+        let kinds: Vec<_> = writes.iter().map(|write| write.rsplit('/').nth(1).unwrap_or_default()).collect();
+        assert_eq!(kinds, ["configmaps", "configmaps", "imagedigestmirrorsets", "updateservices"], "{writes:?}");
+        assert!(writes[0].ends_with("/team/configmaps/set-manifests"), "{writes:?}");
+        assert!(writes[1].starts_with(&format!("PATCH {SIGNATURES}/team-set-signatures-")), "{writes:?}");
+        assert!(applied.outputs.iter().all(|output| output.state == ResourceState::Applied), "{applied:?}");
+        assert!(applied.releases.as_ref().unwrap()[0].ready_to_upgrade, "{:?}", applied.releases);
+        remember(&mut world, &applied);
+        world.write().await.unwrap();
+        assert!(world.server.writes().is_empty(), "at rest nothing is written");
+
+        let map = format!("{SIGNATURES}/{}", writes[1].rsplit('/').next().unwrap());
+        let service = format!("{SERVICES}/set");
+        assert_eq!(world.server.get(&service).unwrap()["spec"]["replicas"], 2);
+        world.server.remove(&map);
+        world.server.remove(&service);
+        world.outputs.repair(&world.cluster, &world.events, world.owner()).await.unwrap();
+        let repaired = world.server.writes();
+        assert_eq!(
+            repaired,
+            [
+                format!("PATCH {map}"),
+                "POST DriftRepaired".to_owned(),
+                format!("PATCH {service}"),
+                "POST DriftRepaired".to_owned()
+            ]
+        );
+
+        world.object.spec.cluster_resources.removal = Removal::Remove;
+        world.object.spec.cluster_resources.disruption = crate::api::Disruption::AllowDrain;
+        world.outputs.remove_all(&world.cluster, &world.events, &world.object, true).await.unwrap();
+        assert_eq!((world.server.get(&map), world.server.get(&service)), (None, None));
+    }
+
+    #[tokio::test]
+    async fn an_output_for_releases_that_is_off_is_not_asked_for() {
+        let mut world = released();
+        world.server.refused.lock().unwrap().extend([SIGNATURES.to_owned(), SERVICES.to_owned()]);
+        world.request.cluster.release_signatures = OutputPolicy::Publish;
+        world.request.cluster.update_service.policy = OutputPolicy::Publish;
+        let applied = world.write().await.unwrap();
+        let states: Vec<_> = applied.outputs.iter().map(|output| (output.kind.as_str(), output.state)).collect();
+        let published = ResourceState::Published;
+        let expected =
+            [("ConfigMap", published), ("UpdateService", published), ("ImageDigestMirrorSet", ResourceState::Applied)];
+        assert_eq!(states, expected);
+        let data = world.server.get(&format!("{MAPS}/set-manifests")).unwrap()["data"].clone();
+        assert!(data["signatures.yaml"].as_str().unwrap().contains("binaryData"), "{data}");
+        assert!(data["updateservice.yaml"].as_str().unwrap().contains("graphDataImage"), "{data}");
+        world.request.cluster.release_signatures = OutputPolicy::Disabled;
+        world.request.cluster.update_service.policy = OutputPolicy::Disabled;
+        world.write().await.unwrap();
+        let data = world.server.get(&format!("{MAPS}/set-manifests")).unwrap()["data"].clone();
+        assert!(data.get("signatures.yaml").is_none() && data.get("updateservice.yaml").is_none(), "{data}");
+    }
+
+    #[tokio::test]
+    async fn what_is_written_no_more_stays_known_and_goes_with_the_object() {
+        let mut world = released();
+        let applied = world.write().await.unwrap();
+        remember(&mut world, &applied);
+        world.request.cluster.release_signatures = OutputPolicy::Publish;
+        for _ in 0..2 {
+            let applied = world.write().await.unwrap();
+            remember(&mut world, &applied);
+            let map = applied.outputs.iter().find(|output| output.kind == "ConfigMap").unwrap();
+            assert_eq!(map.state, ResourceState::Retained, "{applied:?}");
+        }
+        world.server.writes();
+        world.object.spec.cluster_resources.removal = Removal::Remove;
+        world.outputs.remove_all(&world.cluster, &world.events, &world.object, true).await.unwrap();
+        let deleted: Vec<_> = world.server.writes().into_iter().filter(|write| write.starts_with("DELETE")).collect();
+        assert!(deleted.iter().any(|write| write.starts_with(&format!("DELETE {SIGNATURES}/"))), "{deleted:?}");
+    }
+
+    #[tokio::test]
+    async fn what_the_cluster_refuses_for_releases_does_not_stop_the_rest() {
+        let world = released();
+        let free = world.server.writes();
+        assert!(free.is_empty());
+        let applied = world.write().await.unwrap();
+        let map = applied.outputs.iter().find(|output| output.kind == "ConfigMap").unwrap().name.clone();
+        world.server.remove(&format!("{SIGNATURES}/{map}"));
+        world.server.refused_writes.lock().unwrap().push(SIGNATURES.to_owned());
+        let applied = world.write().await.unwrap();
+        let output = applied.outputs.iter().find(|output| output.name == map).unwrap();
+        assert_eq!(output.state, ResourceState::AdmissionDenied);
+        assert!(output.message.contains("applying ConfigMap"), "{output:?}");
+        assert_eq!(applied.releases.as_ref().unwrap()[0].missing, [ReleasePart::Signatures]);
+        assert!(applied.outputs.iter().any(|output| output.kind == "UpdateService"), "{applied:?}");
+    }
+
+    #[tokio::test]
+    async fn a_cluster_without_openshift_gets_releases_published() {
+        let mut world = released();
+        world.server.remove("/apis/config.openshift.io/v1");
+        world.server.remove("/apis/updateservice.operator.openshift.io/v1");
+        world.server.refused.lock().unwrap().extend([SIGNATURES.to_owned(), SERVICES.to_owned()]);
+        world.request.cluster.itms.policy = OutputPolicy::Disabled;
+        let applied = world.write().await.unwrap();
+        let states: BTreeSet<_> = applied
+            .outputs
+            .iter()
+            .filter(|output| !output.name.ends_with("-containerd-hosts"))
+            .map(|output| output.state as u8)
+            .collect();
+        assert_eq!(states, BTreeSet::from([ResourceState::KindNotServed as u8]), "{applied:?}");
+        assert_eq!(
+            applied.releases.unwrap()[0].missing,
+            [ReleasePart::Signatures, ReleasePart::Graph, ReleasePart::MirrorSet]
+        );
+    }
+
     #[tokio::test]
     async fn what_somebody_changed_is_put_back_and_told() {
         let mut world = World::new(true);
@@ -900,7 +1158,10 @@ mod tests {
         let found = Surveyed { finding: Finding::Missing, missing_bytes: 1, present_bytes: 0 };
         let survey = Survey { items: vec![found] };
         let owner = world.owner();
-        let published = world.outputs.publish_plan(&world.cluster, &world.events, owner, &world.plan, &survey).await;
+        let outputs = &world.outputs;
+        let releases = Releases::default();
+        let published =
+            outputs.publish_plan(&world.cluster, &world.events, owner, &world.plan, &releases, &survey).await;
         published.unwrap();
         let plan = format!("{MAPS}/set-plan-0");
         assert_eq!(world.server.writes(), [format!("PATCH {plan}")], "neither mirror sets nor their manifests");

@@ -3,7 +3,7 @@
 //! Short and idempotent: copying happens in [`super::jobs`], so that a deletion or a changed spec is seen within moments.
 //! No registry is asked here. An object at which nothing has changed costs no write.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::apply::{self, Cluster, Served};
 use super::events;
 use super::jobs::{Jobs, State};
 use super::observe::observation;
-use super::outputs::{CLEANUP_LIMIT, Outputs, Owner};
+use super::outputs::{CLEANUP_LIMIT, Content, Outputs, Owner};
 use super::recorder::Publisher;
 use super::schedule::{self, Decision, Job, Outlook};
 use super::status::{self, Applied, Observation, Seen};
@@ -28,8 +28,9 @@ use crate::api::{FINALIZER, ImageSetMirror, ImageSetMirrorStatus, ResourceState}
 use crate::clock::Clock;
 use crate::copy::{Report, Trust};
 use crate::metrics::{Metrics, ObjectState, ReconcileResult};
-use crate::plan::Plan;
 use crate::request::{Fault, FaultKind, Mode, Request};
+use crate::resources::Releases;
+use crate::sync::Resolved;
 
 /// How often the status follows a running sync.
 const WHILE_RUNNING: Duration = Duration::from_secs(10);
@@ -249,6 +250,7 @@ impl Context {
             uid: uid.to_owned(),
             suspend: request.map_or(object.spec.suspend, |request| request.suspend),
             mode: request.map_or(object.spec.mode, |request| request.mode),
+            release_signatures: object.spec.verification.release_signatures,
             interval: request.and_then(|request| request.interval),
             progress_deadline: request.map_or(crate::request::PROGRESS_DEADLINE, |request| request.progress_deadline),
             request_token,
@@ -490,7 +492,7 @@ impl Pass<'_> {
                 if kept.is_some() && !due {
                     return kept;
                 }
-                let written = self.write_outputs(owner, plan, report, kept).await;
+                let written = self.write_outputs(owner, &done.resolved, report, kept).await;
                 let reported = ctx.outputs.publish_report(&ctx.cluster, &ctx.events, owner, plan, report).await;
                 // A report is for people; nothing is wrong with the object without it.
                 let again = told(request, reported).is_none();
@@ -501,7 +503,10 @@ impl Pass<'_> {
             }
             Deed::Surveyed(survey) => {
                 if kept.is_none() {
-                    let published = ctx.outputs.publish_plan(&ctx.cluster, &ctx.events, owner, plan, survey).await;
+                    let releases = Releases::of(&done.resolved.wanted);
+                    let outputs = &ctx.outputs;
+                    let published =
+                        outputs.publish_plan(&ctx.cluster, &ctx.events, owner, plan, &releases, survey).await;
                     let published = told(request, published);
                     self.compared(published.is_none());
                     self.keep(number, published.map(|()| Applied::default()).as_ref());
@@ -515,14 +520,18 @@ impl Pass<'_> {
     async fn write_outputs(
         &self,
         owner: Owner<'_>,
-        plan: &Plan,
+        resolved: &Resolved,
         report: &Report,
         kept: Option<Applied>,
     ) -> Option<Applied> {
         let ctx = self.ctx;
         let complete = report.items.iter().enumerate().filter(|(_, item)| item.complete());
-        let verified: BTreeSet<usize> = complete.map(|(index, _)| index).collect();
-        match ctx.outputs.write(&ctx.cluster, &ctx.events, owner, plan, &verified).await {
+        let content = Content {
+            plan: &resolved.plan,
+            verified: complete.map(|(index, _)| index).collect(),
+            releases: Releases::of(&resolved.wanted),
+        };
+        match ctx.outputs.write(&ctx.cluster, &ctx.events, owner, &content).await {
             Ok(applied) => Some(applied),
             Err(error) => {
                 let fenced = matches!(error, apply::Error::Fenced { .. });

@@ -288,6 +288,7 @@ mod tests {
             uid: "uid".to_owned(),
             suspend: false,
             mode: Mode::Mirror,
+            release_signatures: crate::api::ReleaseSignatures::Required,
             interval: Some(Duration::from_hours(1)),
             progress_deadline: Duration::from_hours(2),
             request_token: None,

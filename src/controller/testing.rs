@@ -17,6 +17,8 @@ pub(super) struct Server {
     objects: Mutex<BTreeMap<String, Value>>,
     /// Paths that are refused with 403.
     pub(super) refused: Mutex<Vec<String>>,
+    /// Paths below which nothing may be written: refused with 403.
+    pub(super) refused_writes: Mutex<Vec<String>>,
     /// Namespaces on their way out.
     pub(super) ending: Mutex<Vec<String>>,
     writes: Mutex<Vec<String>>,
@@ -63,7 +65,8 @@ impl Server {
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
                    "reason": if code == 404 { "NotFound" } else { "Refused" }, "message": format!("{code} for {path}")})
         };
-        if self.refused.lock().unwrap().iter().any(|refused| path.starts_with(refused)) {
+        let below = |list: &Mutex<Vec<String>>| list.lock().unwrap().iter().any(|refused| path.starts_with(refused));
+        if below(&self.refused) || *method != Method::GET && below(&self.refused_writes) {
             return (StatusCode::FORBIDDEN, refusal(StatusCode::FORBIDDEN));
         }
         let goes = |namespace: &String| path.starts_with(&format!("/api/v1/namespaces/{namespace}/"));
@@ -79,7 +82,9 @@ impl Server {
                 objects.iter().filter(|(at, _)| at.starts_with(&prefix)).map(|(_, item)| item).collect();
             return match objects.get(path) {
                 Some(object) => (StatusCode::OK, object.clone()),
-                None if path.contains("/configmaps/") || path.split('/').count() < 5 => {
+                None if ["/configmaps/", "/updateservices/"].iter().any(|one| path.contains(one))
+                    || path.split('/').count() < 5 =>
+                {
                     (StatusCode::NOT_FOUND, refusal(StatusCode::NOT_FOUND))
                 }
                 None => (StatusCode::OK, json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})),

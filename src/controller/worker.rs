@@ -22,6 +22,7 @@ use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem};
 use crate::registry::Throttle;
 use crate::request::{Attachments, Mode, Request};
+use crate::resources::Releases;
 use crate::state::{Memory, Place, load_plan};
 use crate::sync::{Copy, Resolved, Sides, resolve};
 
@@ -272,7 +273,7 @@ impl Work for Worker {
     }
 
     fn begun(&self, prepared: &Prepared) -> Going {
-        let plan = planned(&prepared.resolved.plan, 0, 0);
+        let plan = planned(&prepared.resolved, 0, 0);
         let progress = Progress { total: plan.images, ..Progress::default() };
         Going { plan: Some(plan), progress }
     }
@@ -368,13 +369,15 @@ pub(super) struct Going {
 }
 
 /// What the status says about a plan.
-pub(super) fn planned(plan: &Plan, added: usize, removed: usize) -> Planned {
+pub(super) fn planned(resolved: &Resolved, added: usize, removed: usize) -> Planned {
+    let plan = &resolved.plan;
     Planned {
         digest: plan.digest().to_string(),
         images: plan.items.len() as u64,
         added: added as u64,
         removed: removed as u64,
         by_origin: plan.by_origin().into_iter().map(|(kind, count)| (kind.as_str().to_owned(), count as u64)).collect(),
+        releases: Releases::of(&resolved.wanted).list.len() as u64,
     }
 }
 

@@ -119,7 +119,9 @@ fn valid_host(text: &str) -> bool {
         },
     };
     let port_ok = port.is_none_or(|port| {
-        !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0)
+        (1..=5).contains(&port.len())
+            && port.bytes().all(|b| b.is_ascii_digit())
+            && port.parse::<u16>().is_ok_and(|port| port != 0)
     });
     let label_ok = |label: &str| {
         !label.is_empty()

@@ -5,9 +5,12 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::str::FromStr;
 use std::time::Duration;
 
+use url::Url;
+
 use super::{
     ClusterOutputs, CopyOptions, Fault, FaultKind, Identity, Invalid, MirrorSetOutput, Override, PROGRESS_DEADLINE,
-    Request, SHORTEST, Source, TRUST_BUNDLE_KEY, Target, content, units,
+    Request, SHORTEST, SIGNATURE_KEYS_KEY, Source, TRUST_BUNDLE_KEY, Target, UPDATE_SERVICE_NAMESPACE,
+    UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, content, units,
 };
 use crate::api::schema::{self, Lists};
 use crate::api::{self, ImageSetMirror, MirrorSourcePolicy, OutputPolicy, Removal, Tls};
@@ -94,6 +97,7 @@ impl Request {
                 mode: spec.mode,
                 progress_deadline: progress_deadline.unwrap_or(PROGRESS_DEADLINE),
                 copy,
+                release_signatures: spec.verification.release_signatures,
                 cluster,
                 request_token: request_token(object),
                 warnings,
@@ -244,12 +248,43 @@ fn source(spec: &api::Source, faults: &mut Faults) -> Source {
         overrides.push(Override { source: entry.source.clone(), mirrors: entry.mirrors.clone() });
     }
     overrides.sort_by(|a, b| a.source.cmp(&b.source));
+    let update_service =
+        spec.update_service.as_deref().and_then(|text| endpoint("spec.source.updateService", text, faults));
+    let stores = spec.signature_stores.iter().enumerate();
+    let signature_stores = stores
+        .filter_map(|(index, text)| endpoint(&format!("spec.source.signatureStores[{index}]"), text, faults))
+        .collect();
+    let keys =
+        spec.signature_keys.as_ref().map(|found| (&found.name, found.key.as_deref().unwrap_or(SIGNATURE_KEYS_KEY)));
     Source {
         credentials: secret("spec.source.credentials", spec.credentials.as_ref(), faults),
         trust_bundle: bundle("spec.source.trustBundle", spec.trust_bundle.as_ref(), faults),
         hosts,
         overrides,
+        update_service,
+        signature_stores,
+        signature_keys: keys.map(|(name, key)| config_key("spec.source.signatureKeys", name, key, faults)),
     }
+}
+
+/// An address that something below its path is asked for.
+fn endpoint(field: &str, text: &str, faults: &mut Faults) -> Option<Url> {
+    let plain = |url: &Url| {
+        let bare =
+            url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+        matches!(url.scheme(), "http" | "https") && url.host().is_some() && bare
+    };
+    let found = Url::parse(text).ok().filter(plain);
+    if found.is_none() {
+        faults.invalid(
+            field,
+            format!(
+                "`{text}` is not an address: write `http://` or `https://`, a host and a path, without credentials, query and \
+                 fragment"
+            ),
+        );
+    }
+    found
 }
 
 /// Checks a registry, or a registry and the beginning of a path.
@@ -293,15 +328,19 @@ fn secret(field: &str, reference: Option<&api::NameReference>, faults: &mut Faul
 
 fn bundle(field: &str, reference: Option<&api::KeyReference>, faults: &mut Faults) -> Option<(String, String)> {
     let reference = reference?;
-    object_name(&format!("{field}.name"), &reference.name, faults);
-    let key = reference.key.as_deref().unwrap_or(TRUST_BUNDLE_KEY);
+    Some(config_key(field, &reference.name, reference.key.as_deref().unwrap_or(TRUST_BUNDLE_KEY), faults))
+}
+
+/// The name of a `ConfigMap`, and a key in it.
+fn config_key(field: &str, name: &str, key: &str, faults: &mut Faults) -> (String, String) {
+    object_name(&format!("{field}.name"), name, faults);
     if !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
         faults.invalid(
             format!("{field}.key"),
             format!("`{key}` is not a key of a ConfigMap: write letters, digits, `.`, `_` and `-`"),
         );
     }
-    Some((reference.name.clone(), key.to_owned()))
+    (name.to_owned(), key.to_owned())
 }
 
 fn duration(field: &str, text: Option<&str>, faults: &mut Faults) -> Option<Duration> {
@@ -370,12 +409,29 @@ fn cluster(spec: &api::ClusterResources, faults: &mut Faults) -> ClusterOutputs 
         }
         MirrorSetOutput { policy, source_policy: output.mirror_source_policy }
     };
+    let idms = output("imageDigestMirrorSet", &spec.image_digest_mirror_set, OutputPolicy::Apply);
+    let itms = output("imageTagMirrorSet", &spec.image_tag_mirror_set, OutputPolicy::Publish);
     ClusterOutputs {
-        idms: output("imageDigestMirrorSet", &spec.image_digest_mirror_set, OutputPolicy::Apply),
-        itms: output("imageTagMirrorSet", &spec.image_tag_mirror_set, OutputPolicy::Publish),
+        idms,
+        itms,
         containerd_hosts: spec.containerd_hosts.policy,
+        update_service: update_service(&spec.update_service, faults),
+        release_signatures: spec.release_signatures.policy.unwrap_or(OutputPolicy::Apply),
         disruption: spec.disruption,
         removal: spec.removal,
         conflict_policy: spec.conflict_policy,
     }
+}
+
+fn update_service(spec: &api::UpdateServiceOutput, faults: &mut Faults) -> UpdateServiceOutput {
+    let field = "spec.clusterResources.updateService";
+    let namespace = spec.namespace.clone().unwrap_or_else(|| UPDATE_SERVICE_NAMESPACE.to_owned());
+    if !is_label(&namespace) {
+        faults.invalid(format!("{field}.namespace"), format!("`{namespace}` is not a namespace"));
+    }
+    let replicas = spec.replicas.unwrap_or(UPDATE_SERVICE_REPLICAS);
+    if !(1..=100).contains(&replicas) {
+        faults.invalid(format!("{field}.replicas"), format!("`{replicas}` is out of range: write 1 to 100"));
+    }
+    UpdateServiceOutput { policy: spec.policy.unwrap_or(OutputPolicy::Publish), namespace, replicas }
 }

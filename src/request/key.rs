@@ -1,6 +1,7 @@
 //! What names a sync.
 
 use serde_json::json;
+use url::Url;
 
 use super::Request;
 use crate::oci::Digest;
@@ -21,6 +22,8 @@ impl Request {
         let hosts: Vec<_> = self.source.hosts.iter().map(|(host, tls)| json!([host, tls])).collect();
         let overrides: Vec<_> =
             self.source.overrides.iter().map(|entry| json!([entry.source, entry.mirrors])).collect();
+        let service = self.source.update_service.as_ref().map(Url::as_str);
+        let stores: Vec<_> = self.source.signature_stores.iter().map(Url::as_str).collect();
         let read = json!([
             "1",
             additional,
@@ -33,6 +36,7 @@ impl Request {
                 self.target.tls
             ],
             [self.source.credentials, self.source.trust_bundle, hosts, overrides],
+            [service, stores, self.source.signature_keys, self.release_signatures],
             self.mode,
             [self.copy.concurrency, self.copy.max_bytes_per_second, self.copy.attachments],
             self.request_token,

@@ -9,8 +9,11 @@ use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
+use url::Url;
+
 pub use crate::api::{
-    Attachments, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, PublishPolicy, Removal, Tls,
+    Attachments, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, PublishPolicy, ReleaseSignatures,
+    Removal, Tls,
 };
 use crate::oci::{Platform, Reference, Registry, RepositoryPath, Tag};
 
@@ -162,6 +165,12 @@ pub struct Source {
     pub hosts: BTreeMap<Registry, Tls>,
     /// Other places to pull from, sorted by source.
     pub overrides: Vec<Override>,
+    /// Where the graph of updates is asked for; none for the public service of a release's project.
+    pub update_service: Option<Url>,
+    /// Stores of release signatures, in order; empty for the public ones of a release's project.
+    pub signature_stores: Vec<Url>,
+    /// Name of the `ConfigMap` with the keys of signers, and key in it; none for those of Red Hat.
+    pub signature_keys: Option<(String, String)>,
 }
 
 /// How to copy.
@@ -184,8 +193,19 @@ pub struct MirrorSetOutput {
     pub source_policy: MirrorSourcePolicy,
 }
 
+/// What happens to the `UpdateService`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateServiceOutput {
+    /// Whether it is written.
+    pub policy: OutputPolicy,
+    /// Where.
+    pub namespace: String,
+    /// Its pods.
+    pub replicas: i32,
+}
+
 /// What is written to the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterOutputs {
     /// `ImageDigestMirrorSet`.
     pub idms: MirrorSetOutput,
@@ -193,6 +213,10 @@ pub struct ClusterOutputs {
     pub itms: MirrorSetOutput,
     /// Files for containerd; none to decide by what the cluster serves.
     pub containerd_hosts: Option<PublishPolicy>,
+    /// `UpdateService`.
+    pub update_service: UpdateServiceOutput,
+    /// `ConfigMap`s with release signatures.
+    pub release_signatures: OutputPolicy,
     /// Which changes may be written.
     pub disruption: Disruption,
     /// What happens to rules that are not wanted any more.
@@ -226,6 +250,8 @@ pub struct Request {
     pub progress_deadline: Duration,
     /// How to copy.
     pub copy: CopyOptions,
+    /// Whether releases must be signed.
+    pub release_signatures: ReleaseSignatures,
     /// What is written to the cluster.
     pub cluster: ClusterOutputs,
     /// Value of the annotation that asks for a sync.
@@ -240,6 +266,12 @@ pub const PROGRESS_DEADLINE: Duration = Duration::from_hours(2);
 pub const SHORTEST: Duration = Duration::from_mins(5);
 /// Default of the key of a trust bundle: the one OpenShift injects the cluster's bundle into.
 pub const TRUST_BUNDLE_KEY: &str = "ca-bundle.crt";
+/// Default of the key of the keys that signatures are checked with.
+pub const SIGNATURE_KEYS_KEY: &str = "keys.asc";
+/// Default of the namespace of the `UpdateService`: the one that its operator is installed in.
+pub const UPDATE_SERVICE_NAMESPACE: &str = "openshift-update-service";
+/// Default of the replicas of the `UpdateService`.
+pub const UPDATE_SERVICE_REPLICAS: i32 = 2;
 
 #[cfg(test)]
 mod tests;

@@ -57,6 +57,14 @@ fn what_is_left_out_has_the_documented_default() {
     let allow = MirrorSourcePolicy::AllowContactingSource;
     assert_eq!(request.cluster.idms, MirrorSetOutput { policy: OutputPolicy::Apply, source_policy: allow });
     assert_eq!(request.cluster.itms, MirrorSetOutput { policy: OutputPolicy::Publish, source_policy: allow });
+    let service = UpdateServiceOutput {
+        policy: OutputPolicy::Publish,
+        namespace: "openshift-update-service".to_owned(),
+        replicas: 2,
+    };
+    assert_eq!(request.cluster.update_service, service);
+    assert_eq!(request.cluster.release_signatures, OutputPolicy::Apply);
+    assert_eq!(request.release_signatures, ReleaseSignatures::Required);
     assert_eq!(request.cluster.disruption, Disruption::ReloadOnly);
     assert_eq!(request.cluster.removal, Removal::Retain);
     assert_eq!(request.cluster.conflict_policy, ConflictPolicy::Refuse);
@@ -298,6 +306,12 @@ fn the_key_changes_with_what_a_sync_reads_and_with_nothing_else() {
         ("source/hosts", json!([{"host": "quay.io", "tls": "SkipVerify"}])),
         ("source/overrides", json!([{"source": "quay.io", "mirrors": ["x"]}])),
         ("source/overrides", json!([{"source": "quay.io", "mirrors": ["x", "y"]}])),
+        ("source/updateService", json!("https://a.test/graph")),
+        ("source/signatureStores", json!(["https://a.test/"])),
+        ("source/signatureStores", json!(["https://a.test/", "https://b.test/"])),
+        ("source/signatureKeys", json!({"name": "x"})),
+        ("source/signatureKeys", json!({"name": "x", "key": "y"})),
+        ("verification/releaseSignatures", json!("Skip")),
         ("mode", json!("Plan")),
         ("copy/concurrency", json!(3)),
         ("copy/maxBytesPerSecond", json!(3)),
@@ -319,6 +333,8 @@ fn the_key_changes_with_what_a_sync_reads_and_with_nothing_else() {
         ("clusterResources/disruption", json!("AllowDrain")),
         ("clusterResources/removal", json!("Remove")),
         ("clusterResources/conflictPolicy", json!("Adopt")),
+        ("clusterResources/updateService", json!({"policy": "Apply", "namespace": "osus", "replicas": 1})),
+        ("clusterResources/releaseSignatures/policy", json!("Publish")),
     ] {
         assert_eq!(request(with(pointer, value)).key(), key, "{pointer}");
     }

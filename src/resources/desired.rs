@@ -62,7 +62,7 @@ pub struct Desired {
 
 impl ClusterOutputs {
     /// What is wanted of a kind.
-    pub(super) fn of(self, kind: MirrorKind) -> MirrorSetOutput {
+    pub(super) fn of(&self, kind: MirrorKind) -> MirrorSetOutput {
         match kind {
             MirrorKind::Digest => self.idms,
             MirrorKind::Tag => self.itms,
@@ -217,17 +217,7 @@ impl<'a> Decision<'a> {
         let mut writable = BTreeSet::new();
         let applied: Vec<_> = wishes.keys().filter(|object| self.applies(object.kind)).cloned().collect();
         for object in applied {
-            let refused = match self.inputs.cluster.access(object.kind) {
-                Access::Writable => None,
-                Access::NotServed => Some((HeldReason::KindNotServed, "the cluster does not have this kind")),
-                Access::NamespaceNotAllowed => {
-                    Some((HeldReason::NamespaceNotAllowed, "objects of this namespace may not write to the cluster"))
-                }
-                Access::AdmissionDenied => {
-                    Some((HeldReason::AdmissionDenied, "an admission policy of the cluster refuses it"))
-                }
-            };
-            if let Some((reason, why)) = refused {
+            if let Some((reason, why)) = self.inputs.cluster.access(object.kind).refusal() {
                 let message = format!("{object} is only published: {why}");
                 self.result.held.push(Held { object, reason, message });
                 continue;

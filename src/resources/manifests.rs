@@ -4,21 +4,30 @@
 //! | --- | --- |
 //! | `idms.yaml`, `itms.yaml` | the objects as they are written, or would be if they were |
 //! | `idms-pending.yaml`, `itms-pending.yaml` | objects of which something is held back, complete |
-//! | `applied.yaml` | kinds and names of the objects of the first two keys that are written to this cluster |
+//! | `signatures.yaml` | `ConfigMap`s with release signatures, whether they are written or not |
+//! | `updateservice.yaml` | the `UpdateService`, whether it is written or not |
+//! | `applied.yaml` | kinds and names of the objects of `idms.yaml` and `itms.yaml` that are written to this cluster |
 //!
 //! The bytes depend on nothing but that and the plan's digest.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::set::{Entries, MirrorKind, MirrorSet};
+use crate::api::openshift::UpdateService;
 use crate::oci::Digest;
 use crate::request::Identity;
 
 /// Key of the list of what is written.
 const APPLIED: &str = "applied.yaml";
+/// Key of release signatures.
+pub(super) const SIGNATURES: &str = "signatures.yaml";
+/// Key of the `UpdateService`.
+pub(super) const UPDATE_SERVICE: &str = "updateservice.yaml";
 /// Most bytes of all values together that a `ConfigMap` is given.
 pub const CONFIG_MAP_LIMIT: usize = 900 * 1024;
 
@@ -84,20 +93,32 @@ impl Manifests {
             let applied = serde_yaml::to_string(&self.applied).ok();
             self.documents.entry(APPLIED.to_owned()).or_default().extend(applied);
         }
-        let header = format!("# ImageSetMirror {}/{}\n# Plan {plan}\n", identity.namespace, identity.name);
         let value = |(key, documents): (String, Vec<String>)| {
             let pending =
                 if key.contains("pending") { "# Held back; the status of the object says why.\n" } else { "" };
-            (key, format!("{header}{pending}---\n{}", documents.join("---\n")))
+            (key, text(identity, plan, pending, &documents))
         };
         self.documents.into_iter().map(value).collect()
     }
 }
 
+/// Documents under a comment that names object and plan.
+pub(super) fn text(identity: &Identity, plan: &Digest, more: &str, documents: &[String]) -> String {
+    let Identity { namespace, name, .. } = identity;
+    format!("# ImageSetMirror {namespace}/{name}\n# Plan {plan}\n{more}---\n{}", documents.join("---\n"))
+}
+
 /// All keys that the data can have.
 pub fn manifest_keys() -> impl Iterator<Item = String> {
     let of_kind = |kind: MirrorKind| ["", "-pending"].map(|held| format!("{}{held}.yaml", kind.short()));
-    MirrorKind::ALL.into_iter().flat_map(of_kind).chain([APPLIED.to_owned()])
+    MirrorKind::ALL.into_iter().flat_map(of_kind).chain([APPLIED, SIGNATURES, UPDATE_SERVICE].map(str::to_owned))
+}
+
+/// What is under a key.
+fn documents<T: DeserializeOwned>(data: &BTreeMap<String, String>, key: &str) -> Result<Vec<T>, ManifestsError> {
+    let documents = data.get(key).into_iter().flat_map(|text| serde_yaml::Deserializer::from_str(text));
+    let read = |document| T::deserialize(document).map_err(|source| ManifestsError { key: key.to_owned(), source });
+    documents.map(read).collect()
 }
 
 /// What a `ConfigMap` of manifests holds.
@@ -107,6 +128,10 @@ pub struct Stored {
     pub applied: Vec<MirrorSet>,
     /// The objects that are only published.
     pub published: Vec<MirrorSet>,
+    /// Release signatures.
+    pub signatures: Vec<ConfigMap>,
+    /// The `UpdateService`.
+    pub update_service: Option<UpdateService>,
 }
 
 impl Stored {
@@ -116,24 +141,16 @@ impl Stored {
     /// # Errors
     /// If a value is not what was written there.
     pub fn read(data: &BTreeMap<String, String>) -> Result<Self, ManifestsError> {
-        let error = |key: &str| {
-            let key = key.to_owned();
-            |source| ManifestsError { key, source }
-        };
-        let applied: Vec<ObjectName> = match data.get(APPLIED) {
-            Some(list) => serde_yaml::from_str(list).map_err(error(APPLIED))?,
-            None => Vec::new(),
-        };
-        let mut stored = Self::default();
+        let applied: Vec<ObjectName> = documents(data, APPLIED)?.pop().unwrap_or_default();
+        let mut stored = Self { signatures: documents(data, SIGNATURES)?, ..Self::default() };
+        stored.update_service = documents(data, UPDATE_SERVICE)?.pop();
         for kind in MirrorKind::ALL {
             let key = format!("{}.yaml", kind.short());
-            let Some(text) = data.get(&key) else { continue };
-            for document in serde_yaml::Deserializer::from_str(text) {
-                let set = match kind {
-                    MirrorKind::Digest => Deserialize::deserialize(document).map(MirrorSet::Digest),
-                    MirrorKind::Tag => Deserialize::deserialize(document).map(MirrorSet::Tag),
-                };
-                let set = set.map_err(error(&key))?;
+            let sets: Vec<MirrorSet> = match kind {
+                MirrorKind::Digest => documents(data, &key)?.into_iter().map(MirrorSet::Digest).collect(),
+                MirrorKind::Tag => documents(data, &key)?.into_iter().map(MirrorSet::Tag).collect(),
+            };
+            for set in sets {
                 let applied = applied.contains(&ObjectName { kind, name: set.name() });
                 if applied { &mut stored.applied } else { &mut stored.published }.push(set);
             }

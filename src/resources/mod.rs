@@ -24,13 +24,19 @@ mod manifests;
 mod merge;
 pub mod mirror_sets;
 mod preflight;
+pub mod releases;
 mod repair;
 mod set;
+pub mod signatures;
+mod update_service;
 
 pub use containerd::{ContainerdHosts, HostsInputs, containerd_hosts};
 pub use desired::{Desired, Inputs};
 pub use manifests::{CONFIG_MAP_LIMIT, ManifestsError, ObjectName, Stored, manifest_keys};
 pub use merge::{Impact, MACHINE_CONFIG_LIMIT, Merged};
+pub use releases::{
+    Fate, Release, ReleaseInputs, ReleaseObject, ReleaseObjects, ReleaseSnapshot, Releases, release_repair,
+};
 pub use repair::{Repair, Withdrawal, repair, withdraw};
 pub use set::{Entries, Entry, MirrorKind, MirrorSet, object_name};
 
@@ -46,6 +52,22 @@ pub enum Access {
     NamespaceNotAllowed,
     /// An admission policy refuses it.
     AdmissionDenied,
+}
+
+impl Access {
+    /// Why nothing is written, if so, and that in words.
+    fn refusal(self) -> Option<(HeldReason, &'static str)> {
+        match self {
+            Self::Writable => None,
+            Self::NotServed => Some((HeldReason::KindNotServed, "the cluster does not have this kind")),
+            Self::NamespaceNotAllowed => {
+                Some((HeldReason::NamespaceNotAllowed, "objects of this namespace may not write to the cluster"))
+            }
+            Self::AdmissionDenied => {
+                Some((HeldReason::AdmissionDenied, "an admission policy of the cluster refuses it"))
+            }
+        }
+    }
 }
 
 /// The cluster as far as mirror sets are concerned.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use serde::{Deserialize, Serialize};
 
@@ -111,9 +112,6 @@ impl MirrorSet {
 
     /// The object of `identity` with these entries, labels and marks and nothing else.
     pub(super) fn new(kind: MirrorKind, name: &str, identity: &Identity, entries: &Entries) -> Self {
-        let owner = owner_hash(&identity.namespace, &identity.name);
-        let labels = [(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()), (OWNER_LABEL.to_owned(), owner)];
-        let annotations = [(OWNER_REF_ANNOTATION.to_owned(), owner_ref(identity))];
         let mirrors = entries.values().map(|entry| ImageMirrors {
             source: entry.source.clone(),
             mirrors: entry.mirrors.clone(),
@@ -130,12 +128,10 @@ impl MirrorSet {
                 Self::Tag(ImageTagMirrorSet::new(name, spec))
             }
         };
-        let metadata = match &mut set {
-            Self::Digest(set) => &mut set.metadata,
-            Self::Tag(set) => &mut set.metadata,
-        };
-        metadata.labels = Some(labels.into());
-        metadata.annotations = Some(annotations.into());
+        match &mut set {
+            Self::Digest(set) => mark(&mut set.metadata, identity),
+            Self::Tag(set) => mark(&mut set.metadata, identity),
+        }
         set
     }
 
@@ -187,14 +183,13 @@ impl Known {
         identity: &Identity,
         entries: Vec<Entry>,
     ) -> Self {
-        let own = object.annotations().get(OWNER_REF_ANNOTATION).is_some_and(|owner| *owner == owner_ref(identity));
         let label = |key, value: &str| object.labels().get(key).is_some_and(|found| found == value);
         let owner = owner_hash(&identity.namespace, &identity.name);
         Self {
             api_kind,
             kind,
             name: object.name_any(),
-            own: own && api_kind == kind.kind(),
+            own: is_own(object, identity) && api_kind == kind.kind(),
             labelled: label(MANAGED_BY_LABEL, MANAGED_BY) && label(OWNER_LABEL, &owner),
             entries,
         }
@@ -213,6 +208,19 @@ impl Known {
 
 fn owner_ref(identity: &Identity) -> String {
     format!("{}/{}", identity.namespace, identity.name)
+}
+
+/// Marks an object as written for `identity`.
+pub(super) fn mark(metadata: &mut ObjectMeta, identity: &Identity) {
+    let owner = owner_hash(&identity.namespace, &identity.name);
+    let labels = [(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned()), (OWNER_LABEL.to_owned(), owner)];
+    metadata.labels = Some(labels.into());
+    metadata.annotations = Some([(OWNER_REF_ANNOTATION.to_owned(), owner_ref(identity))].into());
+}
+
+/// True if an object was written for `identity`.
+pub(super) fn is_own(object: &impl kube::ResourceExt, identity: &Identity) -> bool {
+    object.annotations().get(OWNER_REF_ANNOTATION).is_some_and(|owner| *owner == owner_ref(identity))
 }
 
 fn entries(mirrors: &[ImageMirrors]) -> Vec<Entry> {
@@ -247,13 +255,18 @@ pub(super) fn append(mirrors: &mut Vec<String>, more: &[String]) {
     mirrors.extend(more.iter().filter(|mirror| known.insert((*mirror).clone())).cloned());
 }
 
-/// `<namespace>-<name>-<category>-<hash8>`, a valid name also for the longest namespace and name.
-///
-/// The hash keeps `a-b`/`c` and `a`/`b-c` apart.
+/// The name of the mirror sets of a category.
 pub fn object_name(identity: &Identity, category: Category) -> String {
     let category = match category {
         Category::Generic => "generic",
     };
+    derived_name(identity, category)
+}
+
+/// `<namespace>-<name>-<category>-<hash8>`, a valid name also for the longest namespace and name.
+///
+/// The hash keeps `a-b`/`c` and `a`/`b-c` apart.
+pub(super) fn derived_name(identity: &Identity, category: &str) -> String {
     let hash = Digest::of(owner_ref(identity).as_bytes());
     let tail = format!("-{category}-{}", hash.hex().get(..8).unwrap_or_default());
     let stem = format!("{}-{}", identity.namespace, identity.name);

@@ -17,12 +17,13 @@ use crate::api::{
 use crate::failure::{Failure, Reason};
 use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, TargetId, TargetRoot};
-use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Pattern, Target};
+use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Pattern, Target, UpdateServiceOutput};
 use crate::resolve::{DestinationRule, Item, Origin, OriginKind, PathRule, Source, TagRule, Wanted};
 
 mod containerd_files;
 mod decisions;
 mod laws;
+mod releases;
 mod rule_tables;
 
 const D: &str = "@sha256:f30638f60452062aba36a26ee6c036feead2f03b28f2c47f2b0a991e41baebea";
@@ -62,6 +63,12 @@ impl World {
                 idms: output,
                 itms: output,
                 containerd_hosts: None,
+                update_service: UpdateServiceOutput {
+                    policy: OutputPolicy::Publish,
+                    namespace: "openshift-update-service".to_owned(),
+                    replicas: 2,
+                },
+                release_signatures: OutputPolicy::Apply,
                 disruption: Disruption::AllowDrain,
                 removal: Removal::Retain,
                 conflict_policy: ConflictPolicy::Refuse,

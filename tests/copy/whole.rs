@@ -32,7 +32,11 @@ impl Object {
         });
         let request = Request::try_new(&serde_json::from_value(object).unwrap()).unwrap();
         let client = |side| Client::new(client_settings(&request, side), Arc::new(Limits::default())).unwrap();
-        let sides = Sides { source: Arc::new(client(Side::Source)), target: Arc::new(client(Side::Target)) };
+        let sides = Sides {
+            source: Arc::new(client(Side::Source)),
+            target: Arc::new(client(Side::Target)),
+            signature_keys: None,
+        };
         let place = Place::new(&world.target.registry(), None, "cluster", "ns", "name").unwrap();
         Self { world, request, sides, place, memory: Memory::default() }
     }

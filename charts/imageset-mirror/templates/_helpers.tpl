@@ -102,7 +102,18 @@ labels:
 {{- $outputs = append $outputs (printf "%ss" (lower $kind)) }}
 {{- end }}
 {{- end }}
+{{- if include "imageset-mirror.writes-signatures" . }}
+{{- $outputs = append $outputs "releasesignatures" }}
+{{- end }}
+{{- if .Values.outputs.updateService }}
+{{- $outputs = append $outputs "updateservices" }}
+{{- end }}
 {{- default (list "none") $outputs | toJson }}
+{{- end }}
+
+{{/* Whether release signatures may be written: only OpenShift has the namespace for them. */}}
+{{- define "imageset-mirror.writes-signatures" -}}
+{{- if and .Values.outputs.releaseSignatures (include "imageset-mirror.on-openshift" .) }}true{{ end }}
 {{- end }}
 
 {{- define "imageset-mirror.on-openshift" -}}

@@ -88,3 +88,17 @@
   resources: [imagesetmirrors/status]
   verbs: [get]
 {{- end }}
+
+{{- define "imageset-mirror.rules.signatures" }}
+# Release signatures are written where the cluster looks for them. By name: nothing can be enumerated.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, patch, delete]
+{{- end }}
+
+{{- define "imageset-mirror.rules.update-service" }}
+# The update service is written, in the namespace that the object names.
+- apiGroups: [updateservice.operator.openshift.io]
+  resources: [updateservices]
+  verbs: [get, create, patch, delete]
+{{- end }}

@@ -201,14 +201,24 @@ fn permissions(objects: &[Value]) -> BTreeSet<String> {
 
 #[test]
 fn the_chart_grants_what_the_manifests_grant() {
-    let mut committed = Vec::new();
-    for entry in fs::read_dir(repository().join("config/rbac")).expect("config/rbac") {
-        let text = fs::read_to_string(entry.expect("a file").path()).expect("a manifest");
-        committed.extend(objects(&text).expect("YAML"));
-    }
-    let committed = permissions(&committed);
+    let of_folder = |folder: &str| {
+        let mut committed = Vec::new();
+        for entry in fs::read_dir(repository().join(folder)).expect("a folder") {
+            let text = fs::read_to_string(entry.expect("a file").path()).expect("a manifest");
+            committed.extend(objects(&text).expect("YAML"));
+        }
+        permissions(&committed)
+    };
+    let committed = of_folder("config/rbac");
     assert!(committed.len() > 40, "{committed:#?}");
     assert_eq!(permissions(&rendered(&[])), committed);
+
+    let for_releases = permissions(&rendered(&["--set", "openshift=enabled,outputs.updateService=true"]));
+    let more: BTreeSet<String> = for_releases.difference(&committed).cloned().collect();
+    assert_eq!(more.len(), 8, "{more:#?}");
+    assert_eq!(more, of_folder("config/openshift"));
+    let off = "openshift=enabled,outputs.releaseSignatures=false";
+    assert_eq!(permissions(&rendered(&["--set", off])), committed);
 
     let without = permissions(&rendered(&["--set", "outputs.imageTagMirrorSet=false"]));
     let gone: BTreeSet<&str> = committed.difference(&without).map(String::as_str).collect();
@@ -300,7 +310,7 @@ async fn an_api_server_with_restricted_pods_takes_every_value_set() {
         let file = crds.join(format!("monitoring.coreos.com_{kind}.yaml"));
         cluster.add_crd(&fs::read_to_string(file).expect("a CRD")).await.expect("it is served");
     }
-    for namespace in [NAME, "hub", "team-a", "team-b", "openshift-mirror"] {
+    for namespace in [NAME, "hub", "team-a", "team-b", "openshift-mirror", "openshift-config-managed"] {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let object =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}});
@@ -460,10 +470,24 @@ async fn nobody_gets_through_the_operator_what_is_denied_to_them() {
         })
         .to_string()
     };
+    let of_releases = |signatures: &str, service: &str| {
+        json!({
+            "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror",
+            "metadata": {"name": "releases", "namespace": NAME},
+            "spec": {
+                "mirror": {"platform": {"graph": true, "channels": [{"name": "stable-4.18"}]}},
+                "target": {"registry": "registry.example.com"},
+                "clusterResources": {
+                    "imageDigestMirrorSet": {"policy": "Publish"},
+                    "releaseSignatures": {"policy": signatures}, "updateService": {"policy": service},
+                },
+            },
+        })
+        .to_string()
+    };
     let apply = ["--kubeconfig", &config, "apply", "--server-side", "-f", "-"];
     let (cluster, apply) = (&cluster, &apply);
-    let refused = |idms: &'static str, itms: &'static str, expected: &'static str| {
-        let object = mirror("refused", idms, itms);
+    let refused = |object: String, expected: &'static str| {
         // A policy counts some time after it was made.
         async move {
             let object = &object;
@@ -477,10 +501,15 @@ async fn nobody_gets_through_the_operator_what_is_denied_to_them() {
             .expect("it is refused");
         }
     };
-    refused("Apply", "Publish", "You may not create ImageDigestMirrorSets yourself").await;
-    refused("Publish", "Apply", "You may not create ImageTagMirrorSets yourself").await;
-    let output = cluster.kubectl_with_input(apply, &mirror("own", "Publish", "Publish")).await.expect("kubectl");
-    output.ok().expect("publishing is free");
+    refused(mirror("refused", "Apply", "Publish"), "You may not create ImageDigestMirrorSets yourself").await;
+    refused(mirror("refused", "Publish", "Apply"), "You may not create ImageTagMirrorSets yourself").await;
+    refused(of_releases("Apply", "Publish"), "You may not create ConfigMaps in openshift-config-managed yourself")
+        .await;
+    refused(of_releases("Publish", "Apply"), "You may not create UpdateServices there yourself").await;
+    for free in [mirror("own", "Publish", "Publish"), of_releases("Publish", "Publish")] {
+        let output = cluster.kubectl_with_input(apply, &free).await.expect("kubectl");
+        output.ok().expect("publishing is free");
+    }
 
     // What an administrator has made, the tenant may annotate, but not change.
     cluster.apply(&mirror("given", "Apply", "Publish")).await.expect("the administrator may");

@@ -24,7 +24,9 @@ async fn every_folder_is_applied() {
     let cluster = cluster_with_prometheus().await;
     apply_config_default(&cluster).await.expect("the operator");
     let mut applied = BTreeSet::from(["crd", "rbac", "manager", "default"].map(ToOwned::to_owned));
-    for folder in ["prometheus", "network-policy", "admission", "containerd", "samples"] {
+    let args = ["create", "namespace", "openshift-config-managed"];
+    cluster.kubectl(&args).await.expect("kubectl").ok().expect("a namespace of OpenShift");
+    for folder in ["openshift", "prometheus", "network-policy", "admission", "containerd", "samples"] {
         let path = repository().join("config").join(folder).display().to_string();
         let output = cluster.kubectl(&["apply", "--server-side", "-k", &path]).await.expect("kubectl");
         assert!(output.success() && output.stderr.is_empty(), "{folder}: {output:?}");

@@ -31,8 +31,11 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{HistoryOutcome, ImageSetMirrorStatus, MirroredStatus, Mode, ResourceStatus, SyncStatus};
+use crate::api::{
+    HistoryOutcome, ImageSetMirrorStatus, MirroredStatus, Mode, ReleaseSignatures, ResourceStatus, SyncStatus,
+};
 use crate::clock::whole_seconds;
+use crate::failure;
 
 use super::schedule;
 
@@ -201,8 +204,9 @@ impl Machine<'_> {
         sync.next_time = None;
         self.status.failures.clear();
         self.status.progress = None;
-        for kind in [ConditionType::Resolved, ConditionType::Mirrored, ConditionType::ResourcesApplied] {
-            if kind != ConditionType::ResourcesApplied || self.conditions.has(kind) {
+        let always = [ConditionType::Resolved, ConditionType::Mirrored];
+        for kind in always.into_iter().chain([ConditionType::Verified, ConditionType::ResourcesApplied]) {
+            if always.contains(&kind) || self.conditions.has(kind) {
                 self.conditions.set(kind, UNKNOWN, Reason::Progressing, UNKNOWN_YET, self.now);
             }
         }
@@ -345,6 +349,26 @@ impl Machine<'_> {
         self.status.progress = Some(record::progress(progress));
     }
 
+    /// Whether the releases that are wanted are genuine; nothing without any.
+    fn verified(&mut self, plan: &Planned, failures: &[FailedItem]) {
+        let unsigned = failures.iter().find(|item| item.failure.reason == failure::Reason::SignatureMissing);
+        let (status, reason, message) = match (unsigned, self.seen.release_signatures) {
+            (Some(first), _) => {
+                (FALSE, Reason::SignatureInvalid, format!("{}: {}", first.image, first.failure.message))
+            }
+            (None, _) if plan.releases == 0 => return self.conditions.remove(ConditionType::Verified),
+            (None, ReleaseSignatures::Required) => {
+                let message = format!("{} signed by a trusted key", words::count(plan.releases, "release"));
+                (TRUE, Reason::SignaturesValid, message)
+            }
+            (None, ReleaseSignatures::Skip) => {
+                let message = "`verification.releaseSignatures` is `Skip`: nobody looked whether releases are genuine";
+                (FALSE, Reason::SignaturesSkipped, message.to_owned())
+            }
+        };
+        self.conditions.set(ConditionType::Verified, status, reason, &message, self.now);
+    }
+
     fn resolved(&mut self, all: bool, message: &str) {
         let (status, reason) = if all { (TRUE, Reason::Succeeded) } else { (FALSE, Reason::ResolveFailed) };
         self.conditions.set(ConditionType::Resolved, status, reason, message, self.now);
@@ -405,6 +429,7 @@ impl Machine<'_> {
         sync.key = Some(seen.key.clone());
         sync.next_time = schedule::after_success(sync, seen).map(Time);
         self.status.failures.clear();
+        self.verified(plan, &[]);
         if quiet {
             return Content::Settled { planned, update: Update::AsBefore };
         }
@@ -414,7 +439,9 @@ impl Machine<'_> {
             let message = format!("{} planned; plan mode copies nothing", words::count(plan.images, "image"));
             self.conditions.set(ConditionType::Mirrored, FALSE, Reason::PlanOnly, &message, self.now);
         } else {
-            self.status.mirrored = Some(MirroredStatus { digest: record::clean(&plan.digest, 256) });
+            // What clusters find of the releases is told with the cluster objects.
+            let releases = self.status.mirrored.take().map(|before| before.releases).unwrap_or_default();
+            self.status.mirrored = Some(MirroredStatus { digest: record::clean(&plan.digest, 256), releases });
             let message = format!("{} in the target", words::count(plan.images, "image"));
             self.conditions.set(ConditionType::Mirrored, TRUE, Reason::Succeeded, &message, self.now);
         }
@@ -440,6 +467,7 @@ impl Machine<'_> {
         if matches!(before, Content::Settled { .. }) && !repairing {
             return failed(before, reason, message);
         }
+        self.verified(plan, failures);
         let unresolved = failures.iter().filter(|item| item.stage == FailedStage::Resolve).count();
         let text = match unresolved {
             0 => "every image that is wanted is known by digest".to_owned(),
@@ -530,6 +558,10 @@ impl Machine<'_> {
 
     fn resources(&mut self, applied: &Applied) {
         self.status.resources = record::resources(applied);
+        let releases = applied.releases.as_deref().map(record::releases);
+        if let Some(releases) = releases.filter(|found| !found.is_empty() || self.status.mirrored.is_some()) {
+            self.status.mirrored.get_or_insert_default().releases = releases;
+        }
         let (reason, verdict) = words::verdict(applied);
         let message = words::with_notes(&verdict, &applied.notes);
         let good = matches!(reason, Reason::Applied | Reason::Published);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{Mode, ResourceState};
+use crate::api::{Mode, ReleaseSignatures, ReleaseStatus, ResourceState};
 use crate::failure::Failure;
 use crate::request::Fault;
 
@@ -22,6 +22,8 @@ pub struct Seen {
     pub suspend: bool,
     /// `spec.mode`.
     pub mode: Mode,
+    /// `spec.verification.releaseSignatures`.
+    pub release_signatures: ReleaseSignatures,
     /// `spec.interval`.
     pub interval: Option<Duration>,
     /// `spec.progressDeadline`, or its default.
@@ -211,6 +213,8 @@ pub struct Planned {
     pub removed: u64,
     /// Items by kind of origin.
     pub by_origin: BTreeMap<String, u64>,
+    /// Releases whose signatures were found good, or not looked at.
+    pub releases: u64,
 }
 
 /// What a sync has done so far.
@@ -272,6 +276,8 @@ pub struct Applied {
     pub outputs: Vec<Output>,
     /// What to know about them that stops nothing, in sentences.
     pub notes: Vec<String>,
+    /// What clusters find of each release, newest first. None if that was not looked at: what was known stays.
+    pub releases: Option<Vec<ReleaseStatus>>,
 }
 
 /// One object for the cluster.

@@ -44,6 +44,8 @@ names! {
         Resolved,
         /// Every planned image is in the target.
         Mirrored,
+        /// The releases that are wanted are signed by trusted keys. Absent without releases.
+        Verified,
         /// What the cluster needs to use the mirror is written as the policies say.
         ResourcesApplied,
         /// The last look at the sources found nothing newer than what is in the target.
@@ -108,6 +110,10 @@ names! {
         ContentMissing,
         /// A release signature is missing or wrong.
         SignatureInvalid,
+        /// `Verified` true: a trusted key has signed each release.
+        SignaturesValid,
+        /// `Verified` false: the spec wants that nobody looks.
+        SignaturesSkipped,
         /// The spec contradicts itself or cannot be understood.
         InvalidSpec,
         /// The spec asks for content that this version cannot mirror.

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{
     BytesProgress, FailedImage, HistoryEntry, HistoryOutcome, ImageProgress, ImageSetMirrorStatus, PlanStatus,
-    ProgressStatus, ResourceStatus, limits,
+    ProgressStatus, ReleaseStatus, ResourceStatus, limits,
 };
 use crate::failure::cut;
 
@@ -77,12 +77,22 @@ pub(super) fn resources(applied: &Applied) -> Vec<ResourceStatus> {
             kind: output.kind.clone(),
             name: output.name.clone(),
             state: output.state,
-            hash: clean(&output.hash, 64),
+            hash: clean(&output.hash, 16),
             impact: output.impact.as_deref().map(|impact| clean(impact, limits::TEXT)),
         };
         resources.insert((output.group.clone(), output.kind.clone(), output.name.clone()), resource);
     }
     resources.into_values().take(limits::RESOURCES).collect()
+}
+
+/// The newest releases.
+pub(super) fn releases(releases: &[ReleaseStatus]) -> Vec<ReleaseStatus> {
+    let bounded = |release: &ReleaseStatus| ReleaseStatus {
+        version: clean(&release.version, 48),
+        architecture: clean(&release.architecture, 16),
+        ..release.clone()
+    };
+    releases.iter().take(limits::RELEASES).map(bounded).collect()
 }
 
 /// A sync that has ended, as the history tells it.
@@ -131,7 +141,8 @@ pub(super) fn human(duration: Duration) -> String {
     }
 }
 
-/// Shortens what is least needed until the whole status fits: impacts first, then failures from the end.
+/// Shortens what is least needed until the whole status fits: impacts first, then failures from the end, then the oldest
+/// releases.
 pub(super) fn fit(status: &mut ImageSetMirrorStatus) {
     let size = |status: &ImageSetMirrorStatus| serde_json::to_vec(status).map_or(0, |json| json.len());
     if size(status) <= MAX_BYTES {
@@ -141,5 +152,6 @@ pub(super) fn fit(status: &mut ImageSetMirrorStatus) {
         resource.impact = resource.impact.take().map(|impact| cut(&impact, 64));
     }
     while size(status) > MAX_BYTES && status.failures.pop().is_some() {}
+    while size(status) > MAX_BYTES && status.mirrored.as_mut().and_then(|mirrored| mirrored.releases.pop()).is_some() {}
     while size(status) > MAX_BYTES && status.resources.pop().is_some() {}
 }

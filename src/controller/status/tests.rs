@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::api::ResourceState;
+use crate::api::{ReleasePart, ReleaseStatus, ResourceState};
 use crate::failure::{Failure, Reason as Cause, Side};
 use crate::request::{Fault, FaultKind};
 
@@ -22,6 +22,7 @@ fn seen() -> Seen {
         uid: "4d9c6c38-3c5f-4c2b-9d33-0f7a9ac6b0aa".to_owned(),
         suspend: false,
         mode: Mode::Mirror,
+        release_signatures: ReleaseSignatures::Required,
         interval: Some(Duration::from_hours(6)),
         progress_deadline: Duration::from_hours(2),
         request_token: None,
@@ -34,7 +35,7 @@ fn seen() -> Seen {
 
 fn planned(digest: &str) -> Planned {
     let by_origin = BTreeMap::from([("additional".to_owned(), 3)]);
-    Planned { digest: digest.to_owned(), images: 3, added: 3, removed: 0, by_origin }
+    Planned { digest: digest.to_owned(), images: 3, added: 3, removed: 0, by_origin, releases: 0 }
 }
 
 fn progress(copied: u64, present: u64, failed: u64) -> Progress {
@@ -82,6 +83,7 @@ fn output(state: ResourceState) -> Applied {
             message: if good { String::new() } else { "somebody is in the way".to_owned() },
         }],
         notes: vec![],
+        releases: Some(vec![]),
     }
 }
 
@@ -612,13 +614,21 @@ fn a_status_with_every_cap_filled_stays_below_64_kib() {
             message: hostile(600),
         })
         .collect();
-    let applied = Applied { outputs, notes: vec![hostile(600)] };
+    let release = ReleaseStatus {
+        version: hostile(100),
+        architecture: hostile(100),
+        digest: format!("sha256:{}", "d".repeat(64)),
+        ready_to_upgrade: false,
+        missing: vec![ReleasePart::Payload, ReleasePart::Signatures, ReleasePart::Graph, ReleasePart::MirrorSet],
+    };
+    let applied = Applied { outputs, notes: vec![hostile(600)], releases: Some(vec![release; 80]) };
     let plan = Planned {
         digest: "d".repeat(500),
         images: u64::MAX,
         added: u64::MAX,
         removed: u64::MAX,
         by_origin: (0..40).map(|n| (format!("{n}{}", hostile(40)), u64::MAX)).collect(),
+        releases: u64::MAX,
     };
     let all = Progress {
         total: u64::MAX,
@@ -644,6 +654,73 @@ fn a_status_with_every_cap_filled_stays_below_64_kib() {
     let size = serde_json::to_vec(&status).unwrap().len();
     assert!(size < 64 * 1024, "{size}");
     assert!(size > 50 * 1024, "the test fills it: {size}");
+}
+
+#[test]
+fn releases_are_verified_skipped_or_refused_and_absent_without_any() {
+    let mut story = Story::complete();
+    story.lacks(&["Verified"]);
+    let with = |digest, failures| {
+        let plan = Planned { releases: 2, ..planned(digest) };
+        SyncResult::Done { plan, progress: progress(3, 0, 0), failures }
+    };
+    story.seen.generation = 2;
+    story.seen.key = "key-2".to_owned();
+    story.see(100, &finished("key-2", 90, 100, with(SECOND, vec![])), None);
+    story.is(&["Verified=True/SignaturesValid"]);
+    story.seen.generation = 3;
+    story.seen.key = "key-3".to_owned();
+    story.seen.release_signatures = ReleaseSignatures::Skip;
+    story.see(105, &Observation::Queued, None);
+    story.is(&["Verified=Unknown/Progressing"]);
+    story.see(110, &finished("key-3", 105, 110, with(SECOND, vec![])), None);
+    story.is(&["Verified=False/SignaturesSkipped"]);
+    story.seen.generation = 4;
+    story.seen.key = "key-4".to_owned();
+    story.seen.release_signatures = ReleaseSignatures::Required;
+    let unsigned = FailedItem {
+        image: "quay.io/openshift-release-dev/ocp-release".to_owned(),
+        origin: "release stable-4.18".to_owned(),
+        stage: FailedStage::Resolve,
+        failure: Failure::permanent(Cause::SignatureMissing, "signed by nobody we know"),
+    };
+    story.see(120, &finished("key-4", 115, 120, with(SECOND, vec![unsigned])), None);
+    story.is(&["Verified=False/SignatureInvalid", "Stalled=True/SignatureInvalid", "Ready=False/SignatureInvalid"]);
+    story.seen.generation = 5;
+    story.seen.key = "key-5".to_owned();
+    story.see(
+        130,
+        &finished(
+            "key-5",
+            125,
+            130,
+            SyncResult::Done { plan: planned(FIRST), progress: progress(3, 0, 0), failures: vec![] },
+        ),
+        None,
+    );
+    story.lacks(&["Verified"]);
+}
+
+#[test]
+fn what_clusters_find_of_releases_is_told_with_the_cluster_objects() {
+    let mut story = Story::complete();
+    let release = ReleaseStatus {
+        version: "4.18.2".to_owned(),
+        architecture: "amd64".to_owned(),
+        digest: FIRST.to_owned(),
+        ready_to_upgrade: true,
+        missing: vec![],
+    };
+    let applied = Applied { releases: Some(vec![release; 60]), ..output(ResourceState::Applied) };
+    let told = |status: &ImageSetMirrorStatus| status.mirrored.as_ref().unwrap().releases.len();
+    assert_eq!(told(story.see(61, &Observation::Idle, Some(&applied))), 50);
+    assert_eq!(told(story.see(62, &Observation::Idle, None)), 50, "not looked at");
+    let failed = Applied { releases: None, ..output(ResourceState::Failed) };
+    assert_eq!(told(story.see(63, &Observation::Idle, Some(&failed))), 50, "could not be looked at");
+    story.see(64, &Observation::Idle, Some(&applied));
+    let again = done(70, 80, SECOND, progress(3, 0, 0), vec![]);
+    assert_eq!(told(story.see(80, &again, None)), 50, "another plan, not looked at");
+    assert_eq!(told(story.see(81, &Observation::Idle, Some(&output(ResourceState::Applied)))), 0);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot};
 use crate::registry::{self, Client, Prefix, Side, Throttle};
 use crate::request::{Request, Tls};
-use crate::resolve::{additional, drive};
+use crate::resolve::{Wanted, additional, drive};
 use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
 
 /// Documents fetched at the same time while resolving.
@@ -32,6 +32,8 @@ pub struct Sides {
 /// What a request means right now.
 #[derive(Clone, Debug)]
 pub struct Resolved {
+    /// What is known of it beside its items, which are the plan's.
+    pub wanted: Wanted,
     /// Everything wanted, mapped and ordered, and what could not be found out.
     pub plan: Arc<Plan>,
 }
@@ -82,10 +84,11 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
 /// failure of its origin in the result.
 pub async fn resolve(request: &Request, source: &Arc<Client>) -> Result<Resolved, PlanError> {
     let io = Source::new(Arc::clone(source));
-    let wanted = drive(&io, DOCUMENTS_AT_ONCE, |documents| additional::step(&request.additional, documents)).await;
+    let mut wanted = drive(&io, DOCUMENTS_AT_ONCE, |documents| additional::step(&request.additional, documents)).await;
     let root = TargetRoot { registry: request.target.registry.clone(), prefix: request.target.prefix.clone() };
     let plan = Plan::new(&wanted, &root, &request.blocked, TargetId(TARGET.to_owned()))?;
-    Ok(Resolved { plan: Arc::new(plan) })
+    wanted.items = Vec::new();
+    Ok(Resolved { wanted, plan: Arc::new(plan) })
 }
 
 /// How a copy is done and where its memory is.

@@ -14,6 +14,7 @@ use crate::failure::{Failure, Reason};
 use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
 
 pub mod additional;
+pub mod signature;
 
 /// Names a document: a source, and what is to be read from it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

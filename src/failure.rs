@@ -52,6 +52,12 @@ pub enum Reason {
     ReferrersUnsupported,
     /// A redirect, location or token realm points where we do not go.
     PolicyDenied,
+    /// An answer of the update service that is no update graph.
+    GraphInvalid,
+    /// A release that is not in its channel, or that no upgrade leads to.
+    ReleaseNotFound,
+    /// The payload of a release that cannot be read or contradicts itself.
+    PayloadInvalid,
     /// A signature that is required is not there.
     SignatureMissing,
     /// A catalog that cannot be read or would not be valid.

@@ -130,7 +130,7 @@ pub struct ReleaseChannel {
 }
 
 /// The project that makes a release.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ReleaseKind {
     /// OpenShift Container Platform.

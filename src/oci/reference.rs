@@ -287,6 +287,12 @@ impl Reference {
         self.tag.as_ref()
     }
 
+    /// The same name, with this digest.
+    #[must_use]
+    pub fn pinned(&self, digest: Digest) -> Self {
+        Self { digest: Some(digest), ..self.clone() }
+    }
+
     /// The digest, if one is named.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::content::{self, Read};
 use super::{
     ClusterOutputs, CopyOptions, Fault, FaultKind, Identity, Invalid, MirrorSetOutput, Override, PROGRESS_DEADLINE,
     Request, SHORTEST, SIGNATURE_KEYS_KEY, Source, TRUST_BUNDLE_KEY, Target, UPDATE_SERVICE_NAMESPACE,
-    UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, content, units,
+    UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, units,
 };
 use crate::api::schema::{self, Lists};
 use crate::api::{self, ImageSetMirror, MirrorSourcePolicy, OutputPolicy, Removal, Tls};
@@ -18,7 +19,7 @@ use crate::oci::{NameError, Registry, Repository, RepositoryPath};
 
 /// The faults found so far.
 #[derive(Default)]
-pub(super) struct Faults(Vec<Fault>);
+pub(super) struct Faults(pub(super) Vec<Fault>);
 
 impl Faults {
     /// Notes a mistake.
@@ -77,7 +78,7 @@ impl Request {
         let identity = identity(object, &mut faults);
         let mut warnings = Vec::new();
         let target = target(&spec.target, &mut faults);
-        let (additional, blocked) = content::read(&spec.mirror, target.as_ref(), &mut faults, &mut warnings);
+        let Read { releases, additional, blocked } = content::read(&spec.mirror, target.as_ref(), &mut faults, &mut warnings);
         let source = source(&spec.source, &mut faults);
         let interval = duration("spec.interval", spec.interval.as_deref(), &mut faults);
         let progress_deadline = duration("spec.progressDeadline", spec.progress_deadline.as_deref(), &mut faults);
@@ -88,6 +89,7 @@ impl Request {
             Some(target) if faults.is_empty() => Ok(Self {
                 identity,
                 generation: object.metadata.generation.unwrap_or_default(),
+                releases,
                 additional,
                 blocked,
                 target,

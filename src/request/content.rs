@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::build::Faults;
-use super::{AdditionalImage, Pattern, Target, pattern};
+use super::{AdditionalImage, Pattern, ReleaseRequest, Target, pattern, release};
 use crate::api::content::{self as api, Content};
 use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
 
@@ -12,28 +12,35 @@ const MAX_PATH: usize = 255;
 /// Where every object keeps records of what was mirrored, below its prefix.
 const RECORDS: &str = "/imageset-mirror/state/";
 
+/// What `spec.mirror` asks for.
+pub(super) struct Read {
+    pub(super) releases: Option<ReleaseRequest>,
+    pub(super) additional: Vec<AdditionalImage>,
+    pub(super) blocked: Vec<Pattern>,
+}
+
 pub(super) fn read(
     spec: &Content,
     target: Option<&Target>,
     faults: &mut Faults,
     warnings: &mut Vec<String>,
-) -> (Vec<AdditionalImage>, Vec<Pattern>) {
-    let platform = spec.platform.as_ref();
+) -> Read {
+    let releases = spec.platform.as_ref().and_then(|platform| release::read(platform, faults));
     let helm = spec.helm.as_ref();
-    let releases = platform.is_some_and(|platform| !platform.channels.is_empty() || platform.release.is_some());
+    let platform = spec.platform.as_ref();
+    let platform = platform.is_some_and(|platform| !platform.channels.is_empty() || platform.release.is_some());
     let charts = helm.is_some_and(|helm| !helm.repositories.is_empty() || !helm.local.is_empty());
-    if !releases && !charts && spec.operators.is_empty() && spec.additional_images.is_empty() {
+    if !platform && !charts && spec.operators.is_empty() && spec.additional_images.is_empty() {
         faults.invalid(
             "spec.mirror",
             "nothing to mirror: give at least one of platform.channels, platform.release, operators, additionalImages or \
              helm.repositories",
         );
     }
-    if let Some(platform) = platform.filter(|platform| **platform != api::PlatformContent::default()) {
-        check_platform(platform, faults);
+    if releases.as_ref().is_some_and(|releases| releases.graph) {
         faults.unsupported(
-            "spec.mirror.platform",
-            "releases are not supported by this version yet: leave `platform` out and mirror them with oc-mirror for now",
+            "spec.mirror.platform.graph",
+            "the image of the update graph is not supported by this version yet: leave `graph` out for now",
         );
     }
     if !spec.operators.is_empty() {
@@ -60,7 +67,7 @@ pub(super) fn read(
     for (index, message) in compiled.into_iter().enumerate().filter_map(|(index, found)| Some((index, found.err()?))) {
         faults.invalid(format!("spec.mirror.blockedImages[{index}].name"), message);
     }
-    (additional, blocked)
+    Read { releases, additional, blocked }
 }
 
 fn additional(
@@ -152,7 +159,7 @@ fn place(image: &AdditionalImage) -> (String, String) {
 }
 
 /// Reads an image that has to be in a registry.
-fn image(field: &str, text: &str, faults: &mut Faults) -> Option<Reference> {
+pub(super) fn image(field: &str, text: &str, faults: &mut Faults) -> Option<Reference> {
     if text.starts_with("oci://") {
         faults.invalid(
             field,
@@ -173,37 +180,8 @@ fn image(field: &str, text: &str, faults: &mut Faults) -> Option<Reference> {
     Some(reference)
 }
 
-fn platforms(entries: &[api::PlatformFilter]) -> BTreeSet<Platform> {
+pub(super) fn platforms(entries: &[api::PlatformFilter]) -> BTreeSet<Platform> {
     entries.iter().map(|entry| Platform { os: entry.os.clone(), architecture: entry.architecture.clone() }).collect()
-}
-
-fn check_platform(platform: &api::PlatformContent, faults: &mut Faults) {
-    let field = "spec.mirror.platform";
-    if !platform.architectures.is_empty() && !platform.platforms.is_empty() {
-        faults.invalid(field, "give architectures or platforms, not both");
-    }
-    if let Some(release) = &platform.release {
-        if release.starts_with(['/', '.']) {
-            faults.invalid(
-                format!("{field}.release"),
-                format!(
-                    "`{release}` is a path on disk, which has no meaning here: write the image of a release payload, such as \
-                     quay.io/openshift-release-dev/ocp-release:4.18.10-x86_64"
-                ),
-            );
-        } else {
-            image(&format!("{field}.release"), release, faults);
-        }
-    }
-    for (index, channel) in platform.channels.iter().enumerate() {
-        let field = format!("{field}.channels[{index}]");
-        if channel.shortest_path && (channel.min_version.is_none() || channel.max_version.is_none()) {
-            faults.invalid(&field, "shortestPath needs minVersion and maxVersion");
-        }
-        if channel.shortest_path && channel.full {
-            faults.invalid(&field, "give full or shortestPath, not both");
-        }
-    }
 }
 
 fn check_operators(operators: &[api::Operator], faults: &mut Faults) {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use url::Url;
 
-use super::Request;
+use super::{BootImage, ReleaseChoice, ReleaseRequest, Request, Versions};
 use crate::oci::Digest;
 
 impl Request {
@@ -26,6 +26,7 @@ impl Request {
         let stores: Vec<_> = self.source.signature_stores.iter().map(Url::as_str).collect();
         let read = json!([
             "1",
+            self.releases.as_ref().map(releases),
             additional,
             blocked,
             [
@@ -43,4 +44,25 @@ impl Request {
         ]);
         Digest::of(read.to_string().as_bytes()).hex().to_owned()
     }
+}
+
+fn releases(request: &ReleaseRequest) -> serde_json::Value {
+    let choice = match &request.choice {
+        ReleaseChoice::Image { written, .. } => json!(written),
+        ReleaseChoice::Channels(channels) => {
+            let channels = channels.iter().map(|channel| {
+                let (kind, min, max) = match &channel.versions {
+                    Versions::Newest { max } => ("newest", None, max.as_ref()),
+                    Versions::Range { min, max } => ("range", min.as_ref(), max.as_ref()),
+                    Versions::ShortestPath { min, max } => ("shortestPath", Some(min), Some(max)),
+                };
+                let bounds = [min, max].map(|bound| bound.map(ToString::to_string));
+                json!([channel.name, channel.product, kind, bounds])
+            });
+            channels.collect()
+        }
+    };
+    let platforms: Vec<_> = request.platforms.iter().map(|p| [&p.os, &p.architecture]).collect();
+    let boot_images: Vec<_> = request.boot_images.iter().map(|image| BootImage::as_str(*image)).collect();
+    json!([choice, request.architectures, platforms, boot_images, request.graph])
 }

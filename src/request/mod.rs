@@ -21,9 +21,11 @@ mod build;
 mod content;
 mod key;
 mod pattern;
+mod release;
 mod units;
 
 pub use build::{is_forced, request_token};
+pub use release::{BootImage, MULTI, Product, ReleaseChannel, ReleaseChoice, ReleaseRequest, Versions};
 
 /// Whether a fault is a mistake or something that is not built yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -232,6 +234,8 @@ pub struct Request {
     pub identity: Identity,
     /// Generation of the spec; 0 outside a cluster.
     pub generation: i64,
+    /// `platform`; none if it asks for no release.
+    pub releases: Option<ReleaseRequest>,
     /// `additionalImages`, in the user's order.
     pub additional: Vec<AdditionalImage>,
     /// `blockedImages`, in the user's order.

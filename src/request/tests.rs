@@ -113,7 +113,7 @@ fn what_is_written_is_read() {
 fn every_fault_is_found_at_once() {
     let found = faults(json!({
         "mirror": {
-            "platform": {"channels": [{"name": "a"}, {"name": "a"}]},
+            "platform": {"graph": true, "channels": [{"name": "a", "minVersion": "4.018.1"}, {"name": "b"}, {"name": "b"}]},
             "operators": [{"catalog": "oci:///x", "targetCatalogSourceTemplate": "a/b.yaml"}],
             "helm": {"local": [{"name": "a"}]},
             "additionalImages": [{"name": "quay.io/a"}, {"name": "b:1", "targetTag": "-"}],
@@ -133,7 +133,8 @@ fn every_fault_is_found_at_once() {
             "spec.target.registry",
             "spec.target.pathPrefix",
             "spec.target.trustBundle",
-            "spec.mirror.platform",
+            "spec.mirror.platform.channels[0].minVersion",
+            "spec.mirror.platform.graph",
             "spec.mirror.operators[0].catalog",
             "spec.mirror.operators[0].targetCatalogSourceTemplate",
             "spec.mirror.operators",
@@ -148,7 +149,7 @@ fn every_fault_is_found_at_once() {
             "spec.copy.maxBytesPerSecond",
             "spec.copy.concurrency",
             "spec.clusterResources.imageDigestMirrorSet.mirrorSourcePolicy",
-            "spec.mirror.platform.channels[1].name",
+            "spec.mirror.platform.channels[2].name",
         ]
     );
 }
@@ -166,7 +167,7 @@ fn kinds_that_are_not_built_yet_are_refused_once_each_with_a_sentence() {
     let invalid = Request::try_new(&object(spec)).unwrap_err();
     assert!(invalid.only_unsupported());
     let fields: Vec<_> = invalid.faults.iter().map(|fault| fault.field.as_str()).collect();
-    assert_eq!(fields, ["spec.mirror.platform", "spec.mirror.operators", "spec.mirror.helm"]);
+    assert_eq!(fields, ["spec.mirror.platform.graph", "spec.mirror.operators", "spec.mirror.helm"]);
     assert!(invalid.faults.iter().all(|fault| fault.message.contains("not supported by this version yet")));
     assert!(Request::try_new(&object(with("mirror/platform", json!({})))).is_ok());
 }
@@ -290,6 +291,15 @@ fn the_key_changes_with_what_a_sync_reads_and_with_nothing_else() {
     assert_eq!(key, request(base()).key());
     let changes = [
         ("mirror/additionalImages/0/name", json!("quay.io/a/b:2")),
+        ("mirror/platform", json!({"channels": [{"name": "a"}]})),
+        ("mirror/platform", json!({"channels": [{"name": "a", "type": "okd"}]})),
+        ("mirror/platform", json!({"channels": [{"name": "a", "full": true}]})),
+        ("mirror/platform", json!({"channels": [{"name": "a", "maxVersion": "4.1.2"}]})),
+        ("mirror/platform", json!({"channels": [{"name": "a"}], "architectures": ["arm64"]})),
+        ("mirror/platform", json!({"channels": [{"name": "a"}], "architectures": ["multi"]})),
+        ("mirror/platform", json!({"channels": [{"name": "a"}], "platforms": [{"os": "linux", "architecture": "arm64"}]})),
+        ("mirror/platform", json!({"channels": [{"name": "a"}], "kubeVirtContainer": true})),
+        ("mirror/platform", json!({"release": "quay.io/a/b:1"})),
         ("mirror/additionalImages/0/targetRepo", json!("x")),
         ("mirror/additionalImages/0/targetTag", json!("x")),
         ("mirror/additionalImages/0/platforms", json!([{"os": "linux", "architecture": "amd64"}])),

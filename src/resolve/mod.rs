@@ -14,6 +14,9 @@ use crate::failure::{Failure, Reason};
 use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
 
 pub mod additional;
+pub mod graph;
+pub mod payload;
+pub mod release;
 pub mod signature;
 
 /// Names a document: a source, and what is to be read from it.

@@ -164,7 +164,7 @@ pub fn verify(file: &[u8], digest: &Digest, keys: &KeyRing) -> Result<Verified, 
     let unreadable = |error: pgp::errors::Error| SignatureError::Unreadable(error.to_string());
     let unpacked = unpacked(file)?;
     let mut rest = unpacked.as_deref().unwrap_or(file);
-    let mut message = Message::from_bytes(&mut rest).map_err(unreadable)?;
+    let mut message = Message::from_bytes(rest.by_ref()).map_err(unreadable)?;
     let Message::Signed { .. } = &message else { return Err(SignatureError::NotSigned) };
     // Only at its end are hash and signature complete.
     let mut document = Vec::new();

@@ -10,6 +10,7 @@ use imageset_mirror::clock::Clock;
 use imageset_mirror::controller;
 use imageset_mirror::lease::{self, Elector, Ended};
 use imageset_mirror::metrics::{Build, CountRequests, Metrics};
+use imageset_mirror::request::Endpoints;
 use imageset_mirror::server::{Endpoint, Health, Part};
 use kube::client::ClientBuilder;
 use prometheus_client::registry::Registry;
@@ -24,6 +25,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let or_own = |list: Vec<String>| if list.is_empty() { own.clone() } else { list.into_iter().collect() };
     let mut outputs = or_own(args.cluster_output_namespaces);
     outputs.remove("none");
+    let endpoints = Endpoints::try_new(args.update_service.as_deref(), &args.signature_stores)?;
     let settings = controller::Settings {
         watch_namespaces: or_own(args.watch_namespaces),
         cluster_output_namespaces: outputs,
@@ -34,6 +36,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         kinds_period: args.kinds_period,
         sync_gap: args.sync_gap,
         grace_period: args.grace_period,
+        endpoints,
     };
     let lease_settings = lease::Settings {
         duration: args.lease_duration,

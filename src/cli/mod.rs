@@ -118,6 +118,12 @@ pub struct ControllerArgs {
     /// Least time between two syncs of an object that are asked for by annotation.
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub sync_gap: Duration,
+    /// Where the graph of updates is asked for if an object does not say. Default: the public service.
+    #[arg(long, env = "UPDATE_URL_OVERRIDE", value_name = "URL")]
+    pub update_service: Option<String>,
+    /// A store of release signatures in place of the public ones if an object names none; repeatable, asked in this order.
+    #[arg(long = "signature-store", env = "OCP_SIGNATURE_URL", value_name = "URL")]
+    pub signature_stores: Vec<String>,
     /// Time between the signal to stop and the end: running transfers may finish until 15 seconds before.
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub grace_period: Duration,

@@ -41,6 +41,7 @@ use crate::clock::Clock;
 use crate::lease::{Fence, Leadership};
 use crate::metrics::{Metrics, RegistryObserver};
 use crate::registry::{Limits, Throttle, Windows};
+use crate::request::Endpoints;
 
 use access::Access;
 use apply::Cluster;
@@ -80,6 +81,8 @@ pub struct Settings {
     pub sync_gap: Duration,
     /// Time from the signal to stop to the end of the process.
     pub grace_period: Duration,
+    /// Where releases are asked for if an object does not say.
+    pub endpoints: Endpoints,
 }
 
 /// Why the controller cannot run.
@@ -235,6 +238,7 @@ pub async fn run(
         metrics: metrics.clone(),
         clock,
         sync_gap: settings.sync_gap,
+        endpoints: settings.endpoints.clone(),
         known: Objects::default(),
         names: Arc::clone(&names),
     });

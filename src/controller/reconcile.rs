@@ -28,7 +28,7 @@ use crate::api::{FINALIZER, ImageSetMirror, ImageSetMirrorStatus, ResourceState}
 use crate::clock::Clock;
 use crate::copy::{Report, Trust};
 use crate::metrics::{Metrics, ObjectState, ReconcileResult};
-use crate::request::{Fault, FaultKind, Mode, Request};
+use crate::request::{Endpoints, Fault, FaultKind, Mode, Request};
 use crate::resources::Releases;
 use crate::sync::Resolved;
 
@@ -87,6 +87,8 @@ pub(super) struct Context {
     pub(super) clock: Clock,
     /// Least time between requested syncs.
     pub(super) sync_gap: Duration,
+    /// Where releases are asked for if an object does not say.
+    pub(super) endpoints: Endpoints,
     pub(super) known: Objects,
     /// Whom a finished sync wakes.
     pub(super) names: super::Names,
@@ -207,6 +209,7 @@ impl Context {
         let mut request = Request::try_new(object);
         let token = crate::request::request_token(object);
         if let Ok(request) = &mut request {
+            request.source.complete(&self.endpoints);
             request.request_token = schedule::effective_token(previous.as_ref(), token.as_deref()).map(str::to_owned);
         }
         let key = request.as_ref().map(Request::key).unwrap_or_default();

@@ -9,9 +9,9 @@ use url::Url;
 
 use super::content::{self, Read};
 use super::{
-    ClusterOutputs, CopyOptions, Fault, FaultKind, Identity, Invalid, MirrorSetOutput, Override, PROGRESS_DEADLINE,
-    Request, SHORTEST, SIGNATURE_KEYS_KEY, Source, TRUST_BUNDLE_KEY, Target, UPDATE_SERVICE_NAMESPACE,
-    UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, units,
+    ClusterOutputs, CopyOptions, Endpoints, Fault, FaultKind, Identity, Invalid, MirrorSetOutput, Override,
+    PROGRESS_DEADLINE, Request, SHORTEST, SIGNATURE_KEYS_KEY, Source, TRUST_BUNDLE_KEY, Target,
+    UPDATE_SERVICE_NAMESPACE, UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, units,
 };
 use crate::api::schema::{self, Lists};
 use crate::api::{self, ImageSetMirror, MirrorSourcePolicy, OutputPolicy, Removal, Tls};
@@ -266,6 +266,37 @@ fn source(spec: &api::Source, faults: &mut Faults) -> Source {
         update_service,
         signature_stores,
         signature_keys: keys.map(|(name, key)| config_key("spec.source.signatureKeys", name, key, faults)),
+    }
+}
+
+impl Endpoints {
+    /// Reads what the operator was started with; what is empty was not given.
+    ///
+    /// # Errors
+    /// What is no address, with the flag it is in.
+    pub fn try_new(update_service: Option<&str>, signature_stores: &[String]) -> Result<Self, Invalid> {
+        let mut faults = Faults::default();
+        let service = update_service.filter(|text| !text.is_empty());
+        let update_service = service.and_then(|text| endpoint("--update-service", text, &mut faults));
+        let stores = signature_stores.iter().filter(|text| !text.is_empty());
+        let signature_stores = stores.filter_map(|text| endpoint("--signature-store", text, &mut faults)).collect();
+        if faults.0.is_empty() {
+            Ok(Self { update_service, signature_stores })
+        } else {
+            Err(Invalid { faults: faults.0 })
+        }
+    }
+}
+
+impl Source {
+    /// Fills in what the object does not say.
+    pub fn complete(&mut self, endpoints: &Endpoints) {
+        if self.update_service.is_none() {
+            self.update_service.clone_from(&endpoints.update_service);
+        }
+        if self.signature_stores.is_empty() {
+            self.signature_stores.clone_from(&endpoints.signature_stores);
+        }
     }
 }
 

@@ -175,6 +175,15 @@ pub struct Source {
     pub signature_keys: Option<(String, String)>,
 }
 
+/// Where releases are asked for if an object does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// The graph of updates; none for the public service of a release's project.
+    pub update_service: Option<Url>,
+    /// Stores of release signatures, in order; empty for the public ones of a release's project.
+    pub signature_stores: Vec<Url>,
+}
+
 /// How to copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CopyOptions {

@@ -363,6 +363,29 @@ fn the_key_changes_with_what_a_sync_reads_and_with_nothing_else() {
 }
 
 #[test]
+fn what_the_operator_was_started_with_counts_where_an_object_says_nothing() {
+    let stores = ["https://a.test/".to_owned(), "https://b.test/".to_owned()];
+    let endpoints = Endpoints::try_new(Some("https://graph.test"), &stores).unwrap();
+    let mut silent = request(base());
+    let key = silent.key();
+    silent.source.complete(&endpoints);
+    assert_eq!(silent.source.update_service, endpoints.update_service);
+    assert_eq!(silent.source.signature_stores, endpoints.signature_stores);
+    assert_ne!(silent.key(), key, "another operator, another sync");
+    let mut own =
+        request(with("source", json!({"updateService": "https://own.test", "signatureStores": ["https://c.test"]})));
+    let before = own.source.clone();
+    own.source.complete(&endpoints);
+    assert_eq!(own.source, before);
+    assert_eq!(Endpoints::try_new(Some(""), &[String::new()]), Ok(Endpoints::default()));
+    let wrong = Endpoints::try_new(Some("graph"), &["store".to_owned()]).unwrap_err().to_string();
+    assert!(
+        wrong.contains("--update-service: `graph` is not") && wrong.contains("--signature-store: `store`"),
+        "{wrong}"
+    );
+}
+
+#[test]
 fn the_samples_are_valid() {
     for text in [
         include_str!("../../config/samples/additional-images.yaml"),

@@ -3,6 +3,8 @@
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use super::super::set::by_source;
 use super::super::signatures::{self, LABEL, NAMESPACE};
@@ -369,4 +371,75 @@ fn a_release_is_ready_when_all_that_the_object_asks_for_is_there() {
     assert_eq!(case.statuses(None), all(&[ReleasePart::Signatures]));
     case.world.outputs.release_signatures = OutputPolicy::Disabled;
     assert_eq!(case.statuses(None), all(&[]));
+}
+
+/// A change of the world between two syncs.
+#[derive(Clone, Debug)]
+enum Event {
+    /// These releases are wanted, each with a signature of its own and one of some three.
+    Want(Vec<(usize, u8)>),
+    /// A payload is not in the target.
+    Miss(usize),
+    /// Something cannot be resolved, or can again.
+    Resolve(bool),
+    /// What was published is lost.
+    LoseManifests,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        vec((0..4_usize, 0..3_u8), 0..5).prop_map(Event::Want),
+        (0..4_usize).prop_map(Event::Miss),
+        any::<bool>().prop_map(Event::Resolve),
+        Just(Event::LoseManifests),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_signature_is_lost_or_moved_unless_removal_was_asked_for_and_all_is_there(
+        events in vec(event(), 1..8), remove: bool
+    ) {
+        let mut case = Case::new(&[]);
+        case.world.outputs.removal = if remove { Removal::Remove } else { Removal::Retain };
+        for event in events {
+            case.missing.clear();
+            match event {
+                Event::Want(list) => {
+                    let wanted: BTreeMap<_, _> = list.into_iter().collect();
+                    let release = |(n, signature): (usize, u8)| {
+                        let version = format!("4.18.{n}");
+                        release(&version, &[version.as_bytes(), &[signature]])
+                    };
+                    case.releases.list = wanted.into_iter().map(release).collect();
+                }
+                Event::Miss(n) => case.missing = vec![payload(&format!("4.18.{n}"))],
+                Event::Resolve(works) => case.failed = !works,
+                Event::LoseManifests => case.world.stored = Stored::default(),
+            }
+            let before = case.cluster.signatures.clone();
+            let (plan, verified) = case.plan();
+            case.apply();
+            let keys = |maps: &[ConfigMap]| -> BTreeSet<(String, String, Vec<u8>)> {
+                let of = |map: &ConfigMap| {
+                    let (name, data) = (map.name_any(), map.binary_data.clone().unwrap_or_default());
+                    data.into_iter().map(move |(key, value)| (name.clone(), key, value.0)).collect::<Vec<_>>()
+                };
+                maps.iter().flat_map(of).collect()
+            };
+            let (old, new) = (keys(&before), keys(&case.cluster.signatures));
+            if !(remove && plan.complete(&verified)) {
+                prop_assert!(old.is_subset(&new), "{old:?} became {new:?}");
+            }
+            for release in case.releases.list.iter().filter(|release| !case.missing.contains(&payload(&release.version))) {
+                for signature in &release.signatures {
+                    let hex = release.digest.hex();
+                    let there = new.iter().filter(|(_, key, value)| key.contains(hex) && value == signature).count();
+                    prop_assert_eq!(there, 1);
+                }
+            }
+            let settled = case.decide();
+            prop_assert!(settled.objects.iter().all(|(_, fate)| *fate == SAME), "{:?}", fates(&settled));
+        }
+    }
 }

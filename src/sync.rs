@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey, Trust};
-use crate::failure::{Failure, Reason};
+use crate::failure::{self, Failure, Reason};
 use crate::fetch::Source;
 use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot};
 use crate::registry::{self, Client, Prefix, Side, Throttle};
-use crate::request::{Request, Tls};
-use crate::resolve::{Wanted, additional, drive};
+use crate::request::{ReleaseSignatures, Request, Tls};
+use crate::resolve::release::Trust as Trusted;
+use crate::resolve::signature::KeyRing;
+use crate::resolve::{Origin, OriginKind, Wanted, additional, drive, release};
 use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
 
 /// Documents fetched at the same time while resolving.
@@ -82,13 +84,45 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
 /// # Errors
 /// Entries of the request that contradict each other; nothing was copied. What could not be resolved is no error but a
 /// failure of its origin in the result.
-pub async fn resolve(request: &Request, source: &Arc<Client>) -> Result<Resolved, PlanError> {
-    let io = Source::new(Arc::clone(source));
+pub async fn resolve(request: &Request, sides: &Sides) -> Result<Resolved, PlanError> {
+    let (service, stores) = (&request.source.update_service, &request.source.signature_stores);
+    let io = Source::new(Arc::clone(&sides.source)).asking(service.clone(), stores.clone());
     let mut wanted = drive(&io, DOCUMENTS_AT_ONCE, |documents| additional::step(&request.additional, documents)).await;
+    if let Some(releases) = &request.releases {
+        match trust(request, sides) {
+            Ok(trust) => {
+                wanted.extend(
+                    drive(&io, DOCUMENTS_AT_ONCE, |documents| release::step(releases, &trust, documents)).await,
+                );
+            }
+            Err(failure) => {
+                let name = "spec.source.signatureKeys".to_owned();
+                wanted.failures.push((Origin { kind: OriginKind::Release, name }, failure));
+            }
+        }
+    }
+    for note in &wanted.notes {
+        tracing::warn!(note, "worth knowing");
+    }
     let root = TargetRoot { registry: request.target.registry.clone(), prefix: request.target.prefix.clone() };
     let plan = Plan::new(&wanted, &root, &request.blocked, TargetId(TARGET.to_owned()))?;
     wanted.items = Vec::new();
     Ok(Resolved { wanted, plan: Arc::new(plan) })
+}
+
+/// Whose signatures of releases count.
+fn trust(request: &Request, sides: &Sides) -> Result<Trusted, Failure> {
+    if request.release_signatures == ReleaseSignatures::Skip {
+        return Ok(Trusted::Skip);
+    }
+    let keys = match &sides.signature_keys {
+        Some(armored) => KeyRing::parse(&String::from_utf8_lossy(armored)),
+        None => KeyRing::red_hat(),
+    };
+    keys.map(Trusted::Keys).map_err(|error| {
+        let message = format!("the keys that releases are checked with cannot be read: {}", failure::chain(&error));
+        Failure::permanent(Reason::SignatureMissing, message)
+    })
 }
 
 /// How a copy is done and where its memory is.

@@ -20,7 +20,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("plan", &["request", "resolve", "oci", "failure"]),
     ("resources", &["api", "request", "resolve", "plan", "oci", "failure"]),
     ("registry", &["gate", "oci", "failure"]),
-    ("fetch", &["resolve", "registry", "oci", "failure"]),
+    ("fetch", &["request", "resolve", "registry", "oci", "failure"]),
     ("state", &["plan", "registry", "oci", "failure"]),
     ("copy", &["gate", "plan", "registry", "oci", "failure"]),
     ("sync", &["request", "resolve", "plan", "fetch", "copy", "state", "registry", "oci", "failure"]),

@@ -66,7 +66,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         Ok(before) => before,
         Err(text) => return refuse(&[text]),
     };
-    let resolved = match resolve(&prepared.request, &prepared.sides.source).await {
+    let resolved = match resolve(&prepared.request, &prepared.sides).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };
@@ -107,7 +107,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let printed = print(&text);
     let written = match &args.out {
         Some(directory) => {
-            let releases = Releases::of(&resolved.wanted);
+            let releases = Releases::of(&resolved.wanted, &resolved.plan);
             write_resources(directory, &prepared, plan, &releases, &copied.report, &before)
         }
         None => Ok(()),

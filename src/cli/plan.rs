@@ -36,7 +36,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         Err(wrong) => return refuse(&wrong),
     };
     warn(&prepared.warnings);
-    let resolved = match resolve(&prepared.request, &prepared.sides.source).await {
+    let resolved = match resolve(&prepared.request, &prepared.sides).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };
@@ -60,7 +60,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         Err(failure) => return fail(&failure.to_string()),
     };
     let all = (0..plan.items.len()).collect();
-    let releases = Releases::of(&resolved.wanted);
+    let releases = Releases::of(&resolved.wanted, &resolved.plan);
     let desired = published(&prepared, plan, &releases, &all, &Stored::default());
     let failed = survey.items.iter().any(|item| matches!(item.finding, Finding::Failed(_)));
     let text = match args.output {

@@ -506,7 +506,7 @@ impl Pass<'_> {
             }
             Deed::Surveyed(survey) => {
                 if kept.is_none() {
-                    let releases = Releases::of(&done.resolved.wanted);
+                    let releases = Releases::of(&done.resolved.wanted, &done.resolved.plan);
                     let outputs = &ctx.outputs;
                     let published =
                         outputs.publish_plan(&ctx.cluster, &ctx.events, owner, plan, &releases, survey).await;
@@ -532,7 +532,7 @@ impl Pass<'_> {
         let content = Content {
             plan: &resolved.plan,
             verified: complete.map(|(index, _)| index).collect(),
-            releases: Releases::of(&resolved.wanted),
+            releases: Releases::of(&resolved.wanted, &resolved.plan),
         };
         match ctx.outputs.write(&ctx.cluster, &ctx.events, owner, &content).await {
             Ok(applied) => Some(applied),

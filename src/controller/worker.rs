@@ -224,7 +224,7 @@ impl Worker {
     async fn try_prepare(&self, order: &Order, sides: &Sides) -> Result<Prepared, Ended> {
         let request = &order.request;
         let place = self.place(request).map_err(Ended::Target)?;
-        let resolved = resolve(request, &sides.source).await.map_err(|error| Ended::Contradiction(Arc::new(error)))?;
+        let resolved = resolve(request, sides).await.map_err(|error| Ended::Contradiction(Arc::new(error)))?;
         self.learn_others(order, sides).await.map_err(Ended::Target)?;
         let uid = &request.identity.uid;
         if let Some(message) = self.claimed.conflict(uid, order.created, &resolved.plan) {
@@ -377,7 +377,7 @@ pub(super) fn planned(resolved: &Resolved, added: usize, removed: usize) -> Plan
         added: added as u64,
         removed: removed as u64,
         by_origin: plan.by_origin().into_iter().map(|(kind, count)| (kind.as_str().to_owned(), count as u64)).collect(),
-        releases: Releases::of(&resolved.wanted).list.len() as u64,
+        releases: Releases::of(&resolved.wanted, &resolved.plan).list.len() as u64,
     }
 }
 

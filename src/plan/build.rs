@@ -78,6 +78,7 @@ impl Plan {
 fn asked(origin: &Origin, named: &Reference) -> Asked {
     let category = match origin.kind {
         OriginKind::Additional => Category::Generic,
+        OriginKind::Release => Category::Release,
     };
     Asked { origin: origin.clone(), named: named.clone(), category }
 }
@@ -86,10 +87,12 @@ fn blocking<'a>(blocked: &'a [Pattern], item: &Item, destination: Option<&Refere
     if blocked.is_empty() {
         return None;
     }
+    let Source::Registry { named, .. } = &item.source;
     let written = match item.origin.kind {
-        OriginKind::Additional => item.origin.name.as_str(),
+        OriginKind::Additional => item.origin.name.clone(),
+        OriginKind::Release => asked(&item.origin, named).written(),
     };
-    Pattern::blocking(blocked, written, destination.map(ToString::to_string).as_deref())
+    Pattern::blocking(blocked, &written, destination.map(ToString::to_string).as_deref())
 }
 
 fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, Draft> {

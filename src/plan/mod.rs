@@ -29,6 +29,13 @@ pub struct TargetId(pub String);
 pub enum Category {
     /// Additional images and images of Helm charts.
     Generic,
+    /// Payloads of releases and what they consist of.
+    Release,
+}
+
+impl Category {
+    /// Each has mirror sets of its own.
+    pub const ALL: [Self; 2] = [Self::Release, Self::Generic];
 }
 
 /// Who asked for an item, and under which name nodes will pull it.
@@ -224,8 +231,14 @@ fn quoted(text: &str) -> String {
 
 impl Asked {
     /// The image in the user's own words, without the tag if there is a digest.
-    fn written(&self) -> String {
-        let OriginKind::Additional = self.origin.kind;
+    pub(super) fn written(&self) -> String {
+        if self.origin.kind == OriginKind::Release {
+            // Payloads are named by the tag that their signer knows them by.
+            return match self.named.tag() {
+                Some(tag) => self.named.repository().tagged(tag.clone()).to_string(),
+                None => self.named.to_string(),
+            };
+        }
         match Reference::split(&self.origin.name) {
             (name, _, Some(digest)) => format!("{name}@{digest}"),
             _ => self.origin.name.clone(),

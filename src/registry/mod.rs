@@ -23,6 +23,7 @@ mod blob;
 mod challenge;
 mod client;
 mod credentials;
+mod document;
 mod error;
 mod limits;
 mod overrides;

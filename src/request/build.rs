@@ -78,7 +78,8 @@ impl Request {
         let identity = identity(object, &mut faults);
         let mut warnings = Vec::new();
         let target = target(&spec.target, &mut faults);
-        let Read { releases, additional, blocked } = content::read(&spec.mirror, target.as_ref(), &mut faults, &mut warnings);
+        let Read { releases, additional, blocked } =
+            content::read(&spec.mirror, target.as_ref(), &mut faults, &mut warnings);
         let source = source(&spec.source, &mut faults);
         let interval = duration("spec.interval", spec.interval.as_deref(), &mut faults);
         let progress_deadline = duration("spec.progressDeadline", spec.progress_deadline.as_deref(), &mut faults);

@@ -19,12 +19,7 @@ pub(super) struct Read {
     pub(super) blocked: Vec<Pattern>,
 }
 
-pub(super) fn read(
-    spec: &Content,
-    target: Option<&Target>,
-    faults: &mut Faults,
-    warnings: &mut Vec<String>,
-) -> Read {
+pub(super) fn read(spec: &Content, target: Option<&Target>, faults: &mut Faults, warnings: &mut Vec<String>) -> Read {
     let releases = spec.platform.as_ref().and_then(|platform| release::read(platform, faults));
     let helm = spec.helm.as_ref();
     let platform = spec.platform.as_ref();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use semver::Version;
 
-pub use crate::api::ReleaseKind as Product;
 use crate::api::content as api;
+pub use crate::api::content::ReleaseKind as Product;
 use crate::oci::{Platform, Reference};
 
 use super::build::Faults;
@@ -114,7 +114,8 @@ pub(super) fn read(platform: &api::PlatformContent, faults: &mut Faults) -> Opti
     if !platform.architectures.is_empty() && !platform.platforms.is_empty() {
         faults.invalid(field, "give architectures or platforms, not both");
     }
-    let named = platform.release.as_ref().map(|written| (written, release(&format!("{field}.release"), written, faults)));
+    let named =
+        platform.release.as_ref().map(|written| (written, release(&format!("{field}.release"), written, faults)));
     let entries = platform.channels.iter().enumerate();
     let channels: Vec<_> =
         entries.filter_map(|(index, entry)| channel(&format!("{field}.channels[{index}]"), entry, faults)).collect();
@@ -217,11 +218,12 @@ mod tests {
     fn read(platform: serde_json::Value) -> Result<ReleaseRequest, Vec<String>> {
         let mut faults = Faults::default();
         let found = super::read(&serde_json::from_value(platform).unwrap(), &mut faults);
-        let messages: Vec<_> = faults.0.into_iter().map(|fault| format!("{}: {}", fault.field, fault.message)).collect();
+        let messages: Vec<_> =
+            faults.0.into_iter().map(|fault| format!("{}: {}", fault.field, fault.message)).collect();
         found.filter(|_| messages.is_empty()).ok_or(messages)
     }
 
-    fn one(channel: serde_json::Value) -> Result<Versions, Vec<String>> {
+    fn one(channel: &serde_json::Value) -> Result<Versions, Vec<String>> {
         let request = read(serde_json::json!({"channels": [channel]}))?;
         let ReleaseChoice::Channels(channels) = request.choice else { panic!("{:?}", request.choice) };
         Ok(channels.into_iter().next().unwrap().versions)
@@ -232,7 +234,8 @@ mod tests {
         use serde_json::json;
         let version = |text: &str| Version::parse(text).unwrap();
         let (low, high) = (version("4.18.1"), version("4.18.9"));
-        let range = |min: Option<&Version>, max: Option<&Version>| Versions::Range { min: min.cloned(), max: max.cloned() };
+        let range =
+            |min: Option<&Version>, max: Option<&Version>| Versions::Range { min: min.cloned(), max: max.cloned() };
         for (channel, expected) in [
             (json!({"name": "a"}), Versions::Newest { max: None }),
             (json!({"name": "a", "maxVersion": "4.18.9"}), Versions::Newest { max: Some(high.clone()) }),
@@ -248,7 +251,7 @@ mod tests {
                 Versions::ShortestPath { min: low, max: high },
             ),
         ] {
-            assert_eq!(one(channel.clone()).unwrap(), expected, "{channel}");
+            assert_eq!(one(&channel).unwrap(), expected, "{channel}");
         }
     }
 
@@ -261,10 +264,10 @@ mod tests {
             (json!({"name": "a", "minVersion": "4.18.2", "maxVersion": "4.18.1"}), "4.18.2 is above maxVersion 4.18.1"),
             (json!({"name": "a", "minVersion": "4.18.2", "shortestPath": true}), "shortestPath needs"),
         ] {
-            let found = one(channel.clone()).unwrap_err();
+            let found = one(&channel).unwrap_err();
             assert!(found[0].contains(text), "{channel}: {found:?}");
         }
-        assert_eq!(one(json!({"name": "a", "minVersion": "x", "maxVersion": "y"})).unwrap_err().len(), 2);
+        assert_eq!(one(&json!({"name": "a", "minVersion": "x", "maxVersion": "y"})).unwrap_err().len(), 2);
     }
 
     #[test]

@@ -297,7 +297,10 @@ fn the_key_changes_with_what_a_sync_reads_and_with_nothing_else() {
         ("mirror/platform", json!({"channels": [{"name": "a", "maxVersion": "4.1.2"}]})),
         ("mirror/platform", json!({"channels": [{"name": "a"}], "architectures": ["arm64"]})),
         ("mirror/platform", json!({"channels": [{"name": "a"}], "architectures": ["multi"]})),
-        ("mirror/platform", json!({"channels": [{"name": "a"}], "platforms": [{"os": "linux", "architecture": "arm64"}]})),
+        (
+            "mirror/platform",
+            json!({"channels": [{"name": "a"}], "platforms": [{"os": "linux", "architecture": "arm64"}]}),
+        ),
         ("mirror/platform", json!({"channels": [{"name": "a"}], "kubeVirtContainer": true})),
         ("mirror/platform", json!({"release": "quay.io/a/b:1"})),
         ("mirror/additionalImages/0/targetRepo", json!("x")),

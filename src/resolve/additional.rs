@@ -31,8 +31,8 @@ pub fn step(images: &[AdditionalImage], documents: &Documents) -> Step<Wanted> {
                 wanted.failures.push((origin, failure.clone()));
                 continue;
             }
-            // A name without digest has a key, and all keys are there.
-            (None, None) => continue,
+            // A name without digest has a key, all keys are there, and the answer is of the kind that was asked for.
+            (None, _) => continue,
         };
         wanted.items.push(item(image, origin, digest));
     }

@@ -195,7 +195,8 @@ impl Graph {
         for (group, found) in (0_u32..).zip(&groups) {
             let known = |text: &str| graph.find(&Version::parse(text).ok()?);
             let edges = found.edges.iter().filter_map(|edge| Some((known(&edge.from)?, known(&edge.to)?)));
-            let edges: Vec<_> = edges.map(|(from, to)| Conditional { from: from.0, to: Reverse(to.0), group }).collect();
+            let edges: Vec<_> =
+                edges.map(|(from, to)| Conditional { from: from.0, to: Reverse(to.0), group }).collect();
             graph.conditional.extend(edges);
             graph.risks.push(found.risks.iter().map(|risk| Box::from(&*risk.name)).collect());
         }
@@ -294,7 +295,9 @@ impl Graph {
         let among = |found: &[Option<u32>], end: NodeId| {
             let (low, high) = (from.min(to), from.max(to));
             let inside = (low.0..=high.0).map(NodeId);
-            inside.filter(|node| *node == end || found.get(node.0 as usize).is_some_and(Option::is_some)).collect::<Vec<_>>()
+            inside
+                .filter(|node| *node == end || found.get(node.0 as usize).is_some_and(Option::is_some))
+                .collect::<Vec<_>>()
         };
         (among(&reached, from).pop().unwrap_or(from), among(&leading, to).first().copied().unwrap_or(to))
     }
@@ -389,8 +392,10 @@ pub(crate) mod testing {
 
     /// A graph of these versions, with edges by index, and conditional edges by version that carry the risk `Risky`.
     pub(crate) fn graph(versions: &[&str], edges: &[(usize, usize)], conditional: &[(&str, &str)]) -> Graph {
-        let nodes: Vec<_> =
-            versions.iter().map(|version| json!({"version": version, "payload": payload(version), "metadata": {}})).collect();
+        let nodes: Vec<_> = versions
+            .iter()
+            .map(|version| json!({"version": version, "payload": payload(version), "metadata": {}}))
+            .collect();
         let risky: Vec<_> = conditional.iter().map(|(from, to)| json!({"from": from, "to": to})).collect();
         let conditional = json!([{"edges": risky, "risks": [{"name": "Risky", "url": "u", "message": "m"}]}]);
         let answer = json!({"version": 1, "nodes": nodes, "edges": edges, "conditionalEdges": conditional});
@@ -497,7 +502,8 @@ mod tests {
         assert!(error.starts_with("the answer is not an update graph: expected value"), "{error}");
         let many: Vec<_> = (0..=MAX_NODES).map(|minor| node(&format!("4.{minor}.0"), "a")).collect();
         assert!(parse(&json!({"nodes": many})).unwrap_err().to_string().contains("at most 50000"));
-        let twice = parse(&json!({"nodes": [node("4.0.1", "a"), node("4.0.0", "b"), node("4.0.1", "a")], "edges": [[1, 2]]}));
+        let twice =
+            parse(&json!({"nodes": [node("4.0.1", "a"), node("4.0.0", "b"), node("4.0.1", "a")], "edges": [[1, 2]]}));
         assert_eq!(path(&twice.unwrap(), "4.0.0", "4.0.1", Edges::Recommended).unwrap().len(), 2);
     }
 

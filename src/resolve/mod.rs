@@ -7,11 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 
+use std::sync::Arc;
+
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Reason};
 use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
+use crate::request::Product;
+
+use graph::{Graph, GraphKey};
+use payload::{Payload, PayloadKey};
+use release::Release;
 
 pub mod additional;
 pub mod graph;
@@ -24,6 +31,21 @@ pub mod signature;
 pub enum DocumentKey {
     /// The digest that a tag names now.
     TagDigest(Reference),
+    /// The versions of a channel, and the upgrades between them.
+    Graph(GraphKey),
+    /// What a release consists of.
+    Payload(PayloadKey),
+    /// The signatures of a payload, as the stores have them.
+    Signatures(SignatureKey),
+}
+
+/// Names the signatures of a payload.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SignatureKey {
+    /// Whose release: each has stores of its own.
+    pub product: Product,
+    /// The payload.
+    pub digest: Digest,
 }
 
 /// A fetched document: typed and bounded whatever the size of its source.
@@ -31,6 +53,12 @@ pub enum DocumentKey {
 pub enum Document {
     /// Answer to [`DocumentKey::TagDigest`].
     Digest(Digest),
+    /// Answer to [`DocumentKey::Graph`].
+    Graph(Arc<Graph>),
+    /// Answer to [`DocumentKey::Payload`].
+    Payload(Arc<Payload>),
+    /// Answer to [`DocumentKey::Signatures`]: the files, none of them looked at.
+    Signatures(Arc<[Vec<u8>]>),
 }
 
 /// What has been fetched so far; a failed key is an entry too.
@@ -87,6 +115,8 @@ pub async fn drive<T, F: Fetch + Sync>(io: &F, width: usize, mut step: impl FnMu
 pub enum OriginKind {
     /// `additionalImages`.
     Additional,
+    /// `platform`.
+    Release,
 }
 
 impl OriginKind {
@@ -94,6 +124,7 @@ impl OriginKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Additional => "additional",
+            Self::Release => "release",
         }
     }
 }
@@ -103,7 +134,7 @@ impl OriginKind {
 pub struct Origin {
     /// The kind of content.
     pub kind: OriginKind,
-    /// The entry, in the user's own words: the image as written.
+    /// The entry, in the user's own words: the image as written, the channel, or the release.
     pub name: String,
 }
 
@@ -182,6 +213,10 @@ pub struct Wanted {
     pub failures: Vec<(Origin, Failure)>,
     /// What `blockedImages` left out before anybody was asked about it.
     pub left_out: Vec<LeftOut>,
+    /// The releases whose payloads are among the items.
+    pub releases: Vec<Release>,
+    /// What a person should know although nothing failed.
+    pub notes: Vec<String>,
 }
 
 /// An image that is not wanted, as its name alone tells.
@@ -210,6 +245,9 @@ impl Wanted {
         }));
         self.failures.extend(other.failures);
         self.left_out.extend(other.left_out);
+        self.releases
+            .extend(other.releases.into_iter().map(|release| Release { payload: release.payload + offset, ..release }));
+        self.notes.extend(other.notes);
     }
 }
 

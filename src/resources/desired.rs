@@ -174,17 +174,20 @@ impl<'a> Decision<'a> {
                     format!("`{name}` has an IPv6 address as its registry, which mirror sets cannot express")
                 }),
             );
-            // One category so far; each has its own object.
-            let category = Category::Generic;
-            let object = ObjectName { kind, name: object_name(self.inputs.identity, category) };
-            let base = self.base(&object);
-            let rules = found.rules.iter().filter(|rule| rule.category == category);
-            let kept = if self.removing && !refused { Entries::new() } else { base.clone() };
-            let settled = self.inputs.plan.failures.is_empty();
-            let entries = combine(kept, rules, output.source_policy, settled);
-            let loose = |entry: &&Entry| never && !refused && !entry.never();
-            open.extend(entries.values().filter(loose).map(|entry| policy_waits(&entry.source)));
-            wishes.insert(object, Wish { policy: output.source_policy, base, entries });
+            for category in Category::ALL {
+                let object = ObjectName { kind, name: object_name(self.inputs.identity, category) };
+                let base = self.base(&object);
+                let rules = found.rules.iter().filter(|rule| rule.category == category);
+                let kept = if self.removing && !refused { Entries::new() } else { base.clone() };
+                let settled = self.inputs.plan.failures.is_empty();
+                let entries = combine(kept, rules, output.source_policy, settled);
+                if base.is_empty() && entries.is_empty() {
+                    continue;
+                }
+                let loose = |entry: &&Entry| never && !refused && !entry.never();
+                open.extend(entries.values().filter(loose).map(|entry| policy_waits(&entry.source)));
+                wishes.insert(object, Wish { policy: output.source_policy, base, entries });
+            }
         }
         let sums = [
             (NoteReason::RuleWaits, waiting),

@@ -17,9 +17,9 @@ use super::{Access, HeldReason, signatures, update_service};
 use crate::api::openshift::UpdateService;
 use crate::api::{ConflictPolicy, Mode, OutputPolicy, ReleasePart, ReleaseStatus, Removal};
 use crate::oci::{Digest, Reference};
-use crate::plan::{Plan, PlanItem, TargetId};
+use crate::plan::{Asked, Plan, PlanItem, TargetId};
 use crate::request::{ClusterOutputs, Identity};
-use crate::resolve::Wanted;
+use crate::resolve::{self, OriginKind, Wanted};
 
 /// A release that is wanted, with what proves that it is genuine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,9 +48,23 @@ pub struct Releases {
 }
 
 impl Releases {
-    /// The releases of what was resolved. Resolvers give none yet.
-    pub fn of(_wanted: &Wanted) -> Self {
-        Self::default()
+    /// The releases of what was resolved, and where the plan has them; those that are blocked are nowhere.
+    pub fn of(wanted: &Wanted, plan: &Plan) -> Self {
+        let place = |release: &resolve::release::Release| {
+            let payload = |asked: &Asked| asked.origin.kind == OriginKind::Release && asked.named.tag().is_some();
+            let mut items = plan.items.iter().filter(|item| item.digest == release.digest);
+            items.find(|item| item.asked.iter().any(payload)).map(|item| item.destination.clone())
+        };
+        let list = wanted.releases.iter().filter_map(|release| {
+            Some(Release {
+                version: release.version.clone(),
+                architecture: release.architecture.clone(),
+                digest: release.digest.clone(),
+                payload: place(release)?,
+                signatures: release.signatures.clone(),
+            })
+        });
+        Self { list: list.collect(), graph_wanted: false, graph: None }
     }
 }
 

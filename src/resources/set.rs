@@ -259,6 +259,7 @@ pub(super) fn append(mirrors: &mut Vec<String>, more: &[String]) {
 pub fn object_name(identity: &Identity, category: Category) -> String {
     let category = match category {
         Category::Generic => "generic",
+        Category::Release => "release",
     };
     derived_name(identity, category)
 }

@@ -2,25 +2,41 @@
 
 use std::sync::Arc;
 
+use url::Url;
+
 use crate::failure::{Failure, Reason};
 use crate::registry::Client;
 use crate::resolve::{Document, DocumentKey, Fetch};
 
+mod layers;
+mod release;
+
 /// Fetches documents from the source side.
 pub struct Source {
     client: Arc<Client>,
+    update_service: Option<Url>,
+    signature_stores: Vec<Url>,
 }
 
 impl Source {
     /// Documents read with this client.
     pub fn new(client: Arc<Client>) -> Self {
-        Self { client }
+        Self { client, update_service: None, signature_stores: Vec::new() }
+    }
+
+    /// Asks these for graphs and signatures in place of the public services.
+    #[must_use]
+    pub fn asking(self, update_service: Option<Url>, signature_stores: Vec<Url>) -> Self {
+        Self { update_service, signature_stores, ..self }
     }
 }
 
 impl Fetch for Source {
     async fn fetch(&self, key: &DocumentKey) -> Result<Document, Failure> {
         match key {
+            DocumentKey::Graph(key) => self.graph(key).await.map(|graph| Document::Graph(Arc::new(graph))),
+            DocumentKey::Payload(key) => self.payload(key).await.map(|payload| Document::Payload(Arc::new(payload))),
+            DocumentKey::Signatures(key) => self.signatures(key).await.map(|files| Document::Signatures(files.into())),
             DocumentKey::TagDigest(reference) => {
                 let Some(tag) = reference.tag() else {
                     let message = format!("`{reference}` has no tag to resolve; please report this defect");

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey, Trust};
 use crate::failure::{self, Failure, Reason};
 use crate::fetch::Source;
-use crate::oci::{Digest, Reference};
+use crate::oci::{Content, Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot};
 use crate::registry::{self, Client, Prefix, Side, Throttle};
-use crate::request::{ReleaseSignatures, Request, Tls};
+use crate::request::{GRAPH_BASE_IMAGE, ReleaseSignatures, Request, Tls};
 use crate::resolve::release::Trust as Trusted;
 use crate::resolve::signature::KeyRing;
-use crate::resolve::{Origin, OriginKind, Wanted, additional, drive, release};
+use crate::resolve::{Origin, OriginKind, Wanted, additional, drive, graph_image, release};
 use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
 
 /// Documents fetched at the same time while resolving.
@@ -38,6 +38,8 @@ pub struct Resolved {
     pub wanted: Wanted,
     /// Everything wanted, mapped and ordered, and what could not be found out.
     pub plan: Arc<Plan>,
+    /// What was made here, for the copy.
+    pub made: Arc<Content>,
 }
 
 /// How a host is reached, for a registry client.
@@ -85,8 +87,12 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
 /// Entries of the request that contradict each other; nothing was copied. What could not be resolved is no error but a
 /// failure of its origin in the result.
 pub async fn resolve(request: &Request, sides: &Sides) -> Result<Resolved, PlanError> {
-    let (service, stores) = (&request.source.update_service, &request.source.signature_stores);
-    let io = Source::new(Arc::clone(&sides.source)).asking(service.clone(), stores.clone());
+    let from = &request.source;
+    let io = Source::new(Arc::clone(&sides.source)).asking(
+        from.update_service.clone(),
+        from.signature_stores.clone(),
+        from.graph_data.clone(),
+    );
     let mut wanted = drive(&io, DOCUMENTS_AT_ONCE, |documents| additional::step(&request.additional, documents)).await;
     if let Some(releases) = &request.releases {
         match trust(request, sides) {
@@ -101,13 +107,25 @@ pub async fn resolve(request: &Request, sides: &Sides) -> Result<Resolved, PlanE
             }
         }
     }
+    if request.releases.as_ref().is_some_and(|releases| releases.graph) {
+        let base = from.graph_base_image.clone().map_or_else(|| GRAPH_BASE_IMAGE.parse(), Ok);
+        match base {
+            Ok(base) => {
+                let step = |documents: &_| graph_image::step(&base, documents);
+                wanted.extend(drive(&io, DOCUMENTS_AT_ONCE, step).await);
+            }
+            // The default is a reference.
+            Err(error) => tracing::error!(%error, "no base for the graph image; please report this defect"),
+        }
+    }
     for note in &wanted.notes {
         tracing::warn!(note, "worth knowing");
     }
     let root = TargetRoot { registry: request.target.registry.clone(), prefix: request.target.prefix.clone() };
     let plan = Plan::new(&wanted, &root, &request.blocked, TargetId(TARGET.to_owned()))?;
     wanted.items = Vec::new();
-    Ok(Resolved { wanted, plan: Arc::new(plan) })
+    let made = Arc::new(std::mem::take(&mut wanted.made));
+    Ok(Resolved { wanted, plan: Arc::new(plan), made })
 }
 
 /// Whose signatures of releases count.
@@ -131,6 +149,8 @@ pub struct Copy<'a> {
     pub request: &'a Request,
     /// Both registries.
     pub sides: &'a Sides,
+    /// What was made here.
+    pub made: Arc<Content>,
     /// Limits of the whole process on bytes per second.
     pub throttle: Option<Arc<Throttle>>,
     /// Where this object's state is in the target.
@@ -192,6 +212,7 @@ impl Copy<'_> {
         let own = self.request.copy.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
         let throttles = own.into_iter().chain(self.throttle.clone()).collect();
         Engine::new(Arc::clone(&self.sides.source), Arc::clone(&self.sides.target), settings, throttles)
+            .with_made(Arc::clone(&self.made))
     }
 
     /// Brings the plan to the target and keeps ledger and plan there.

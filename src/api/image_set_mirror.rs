@@ -168,6 +168,21 @@ pub struct Source {
     /// Default: the keys of Red Hat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature_keys: Option<KeyRingReference>,
+    /// Where the data of the update graph is, a .tar.gz that `platform.graph` makes an image of; no credentials are sent. Default:
+    /// the public one. Example: `https://mirror.example.com/graph-data.tar.gz`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new(endpoint("self")).message(ENDPOINT))]
+    pub graph_data: Option<String>,
+    /// The image that the one with the update graph is built on; it has to have a shell and `cp`. Default:
+    /// `registry.access.redhat.com/ubi9/ubi:latest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new(grammar::image())
+        .message("not an image: write HOST/PATH:TAG or HOST/PATH@sha256:HEX, in lower case and without a scheme"))]
+    #[x_kube(validation = Rule::new(grammar::HAS_TAG_OR_DIGEST)
+        .message("the image needs a tag or a digest: write HOST/PATH:TAG or HOST/PATH@sha256:HEX"))]
+    pub graph_base_image: Option<String>,
 }
 
 const ENDPOINT: &str =

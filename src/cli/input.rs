@@ -8,7 +8,7 @@ use crate::api::{Attachments, HostSettings, ImageSetMirror, Override, Tls};
 use crate::copy::Trust;
 use crate::failure::chain;
 use crate::file::{self, Destination, Loaded, To};
-use crate::oci::Registry;
+use crate::oci::{Content, Registry};
 use crate::registry::{Client, Credentials, Limits, Prefix, Side, Throttle};
 use crate::request::Request;
 use crate::state::{Memory, Place};
@@ -29,9 +29,23 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// A copy with nothing remembered; `now` gives the time that completed images are noted with.
-    pub(super) fn copy<'a>(&'a self, memory: &'a Memory, now: &'a (dyn Fn() -> String + Sync)) -> Copy<'a> {
+    pub(super) fn copy<'a>(
+        &'a self,
+        made: &Arc<Content>,
+        memory: &'a Memory,
+        now: &'a (dyn Fn() -> String + Sync),
+    ) -> Copy<'a> {
         let (request, sides, place) = (&self.request, &self.sides, &self.place);
-        Copy { request, sides, throttle: self.throttle.clone(), place, memory, trust: Trust::Remembered, now }
+        Copy {
+            request,
+            sides,
+            made: Arc::clone(made),
+            throttle: self.throttle.clone(),
+            place,
+            memory,
+            trust: Trust::Remembered,
+            now,
+        }
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let memory = Memory::default();
     let clock = Clock::system();
     let now = move || clock.now_in_seconds().to_string();
-    let copy = prepared.copy(&memory, &now);
+    let copy = prepared.copy(&resolved.made, &memory, &now);
     let progress = Progress::new(plan.items.len());
     let stop = Stop::default();
     let interrupted = tokio::signal::ctrl_c();

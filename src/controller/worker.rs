@@ -286,6 +286,7 @@ impl Work for Worker {
         let copy = Copy {
             request,
             sides: &prepared.sides,
+            made: Arc::clone(&prepared.resolved.made),
             throttle: self.throttle.clone(),
             place: &prepared.place,
             memory: &memory,

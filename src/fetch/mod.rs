@@ -16,18 +16,19 @@ pub struct Source {
     client: Arc<Client>,
     update_service: Option<Url>,
     signature_stores: Vec<Url>,
+    graph_data: Option<Url>,
 }
 
 impl Source {
     /// Documents read with this client.
     pub fn new(client: Arc<Client>) -> Self {
-        Self { client, update_service: None, signature_stores: Vec::new() }
+        Self { client, update_service: None, signature_stores: Vec::new(), graph_data: None }
     }
 
-    /// Asks these for graphs and signatures in place of the public services.
+    /// Asks these for graphs, signatures and the data of the graph image in place of the public services.
     #[must_use]
-    pub fn asking(self, update_service: Option<Url>, signature_stores: Vec<Url>) -> Self {
-        Self { update_service, signature_stores, ..self }
+    pub fn asking(self, update_service: Option<Url>, signature_stores: Vec<Url>, graph_data: Option<Url>) -> Self {
+        Self { update_service, signature_stores, graph_data, ..self }
     }
 }
 
@@ -36,6 +37,8 @@ impl Fetch for Source {
         match key {
             DocumentKey::Graph(key) => self.graph(key).await.map(|graph| Document::Graph(Arc::new(graph))),
             DocumentKey::Payload(key) => self.payload(key).await.map(|payload| Document::Payload(Arc::new(payload))),
+            DocumentKey::GraphData => self.graph_data().await.map(Document::GraphData),
+            DocumentKey::Base(image) => self.base(image).await.map(|base| Document::Base(Arc::new(base))),
             DocumentKey::Signatures(key) => self.signatures(key).await.map(|files| Document::Signatures(files.into())),
             DocumentKey::TagDigest(reference) => {
                 let Some(tag) = reference.tag() else {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use url::Url;
 
 use super::Source;
 use super::layers::{self, Found, Wanted};
+use crate::build::{Base, BaseImage};
 use crate::failure::{Failure, Reason};
-use crate::oci::{Descriptor, Manifest, RawManifest, Repository};
+use crate::oci::{Descriptor, Manifest, RawManifest, Reference, Repository};
 use crate::registry::By;
 use crate::request::Product;
 use crate::resolve::SignatureKey;
@@ -16,6 +18,10 @@ use crate::resolve::payload::{BOOT_IMAGES, FOLDER, IMAGES, Payload, PayloadKey};
 
 /// The longest graph that is read; that of the largest channel has 2 MiB.
 const MAX_GRAPH: u64 = 48 << 20;
+/// The longest data of the graph; the public one has 40 KiB.
+const MAX_GRAPH_DATA: u64 = 16 << 20;
+/// The data of the public graph.
+const PUBLIC_GRAPH_DATA: &str = "https://api.openshift.com/api/upgrades_info/graph-data";
 /// The longest signature; real ones have 1 KiB.
 const MAX_SIGNATURE: u64 = 64 << 10;
 /// The longest file of a payload; the list of images has 100 KiB.
@@ -69,6 +75,52 @@ impl Source {
             Failure::permanent(Reason::GraphInvalid, message)
         })?;
         Graph::parse(&body).map_err(|error| Failure::permanent(Reason::GraphInvalid, format!("{asked}: {error}")))
+    }
+
+    pub(super) async fn graph_data(&self) -> Result<Bytes, Failure> {
+        let url = match &self.graph_data {
+            Some(url) => url.clone(),
+            None => address(PUBLIC_GRAPH_DATA)?,
+        };
+        let found = self.client.document(&url, "*/*", MAX_GRAPH_DATA, "the data of the update graph").await?;
+        found.ok_or_else(|| {
+            let message = format!("there is no data of the update graph at `{url}`: check `source.graphData`");
+            Failure::permanent(Reason::GraphInvalid, message)
+        })
+    }
+
+    /// An image to build on, named by digest: everything but its layers.
+    pub(super) async fn base(&self, image: &Reference) -> Result<Base, Failure> {
+        let (repository, named) = (image.repository(), image.to_string());
+        let invalid = |why: String| Failure::permanent(Reason::ManifestInvalid, format!("base `{named}`: {why}"));
+        let Some(digest) = image.digest() else { return Err(invalid("it is named without a digest".to_owned())) };
+        let top = self.manifest(repository, By::Digest(digest), &named).await?;
+        let parsed = top.parse().map_err(|error| invalid(error.to_string()))?;
+        let Manifest::Index { children, .. } = parsed else {
+            return Ok(Base { index: None, images: vec![self.base_image(repository, top, &named).await?] });
+        };
+        let mut images = Vec::new();
+        for child in crate::build::images(children) {
+            let manifest = self.manifest(repository, By::Digest(&child.digest), &named).await?;
+            images.push(self.base_image(repository, manifest, &named).await?);
+        }
+        Ok(Base { index: Some(top), images })
+    }
+
+    async fn base_image(
+        &self,
+        repository: &Repository,
+        manifest: RawManifest,
+        named: &str,
+    ) -> Result<BaseImage, Failure> {
+        let invalid = |why: String| Failure::permanent(Reason::ManifestInvalid, format!("base `{named}`: {why}"));
+        let config = match manifest.parse().map_err(|error| invalid(error.to_string()))? {
+            Manifest::Image { blobs, .. } => blobs.into_iter().next(),
+            Manifest::Index { .. } => None,
+        };
+        let config = config.ok_or_else(|| invalid("it is no image".to_owned()))?;
+        let config = self.client.blob_bytes(repository, &config).await.map_err(|error| error.failure())?;
+        Ok(BaseImage { manifest, config })
     }
 
     pub(super) async fn signatures(&self, key: &SignatureKey) -> Result<Vec<Vec<u8>>, Failure> {
@@ -135,7 +187,7 @@ impl Source {
     async fn manifest(&self, repository: &Repository, by: By<'_>, named: &str) -> Result<RawManifest, Failure> {
         let found = self.client.manifest(repository, by).await.map_err(|error| error.failure())?;
         found.ok_or_else(|| {
-            Failure::permanent(Reason::SourceNotFound, format!("payload `{named}` is not in the source registry"))
+            Failure::permanent(Reason::SourceNotFound, format!("`{named}` is not in the source registry"))
         })
     }
 }

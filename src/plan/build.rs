@@ -79,6 +79,7 @@ fn asked(origin: &Origin, named: &Reference) -> Asked {
     let category = match origin.kind {
         OriginKind::Additional => Category::Generic,
         OriginKind::Release => Category::Release,
+        OriginKind::Graph => Category::Direct,
     };
     Asked { origin: origin.clone(), named: named.clone(), category }
 }
@@ -90,7 +91,7 @@ fn blocking<'a>(blocked: &'a [Pattern], item: &Item, destination: Option<&Refere
     let Source::Registry { named, .. } = &item.source;
     let written = match item.origin.kind {
         OriginKind::Additional => item.origin.name.clone(),
-        OriginKind::Release => asked(&item.origin, named).written(),
+        OriginKind::Release | OriginKind::Graph => asked(&item.origin, named).written(),
     };
     Pattern::blocking(blocked, &written, destination.map(ToString::to_string).as_deref())
 }

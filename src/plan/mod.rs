@@ -31,11 +31,13 @@ pub enum Category {
     Generic,
     /// Payloads of releases and what they consist of.
     Release,
+    /// What is named by its place in the target only: no rule leads there.
+    Direct,
 }
 
 impl Category {
-    /// Each has mirror sets of its own.
-    pub const ALL: [Self; 2] = [Self::Release, Self::Generic];
+    /// Those that have mirror sets of their own.
+    pub const RULED: [Self; 2] = [Self::Release, Self::Generic];
 }
 
 /// Who asked for an item, and under which name nodes will pull it.
@@ -232,7 +234,7 @@ fn quoted(text: &str) -> String {
 impl Asked {
     /// The image in the user's own words, without the tag if there is a digest.
     pub(super) fn written(&self) -> String {
-        if self.origin.kind == OriginKind::Release {
+        if self.origin.kind != OriginKind::Additional {
             // Payloads are named by the tag that their signer knows them by.
             return match self.named.tag() {
                 Some(tag) => self.named.repository().tagged(tag.clone()).to_string(),

@@ -259,6 +259,9 @@ fn source(spec: &api::Source, faults: &mut Faults) -> Source {
         .collect();
     let keys =
         spec.signature_keys.as_ref().map(|found| (&found.name, found.key.as_deref().unwrap_or(SIGNATURE_KEYS_KEY)));
+    let graph_data = spec.graph_data.as_deref().and_then(|text| endpoint("spec.source.graphData", text, faults));
+    let base = spec.graph_base_image.as_deref();
+    let graph_base_image = base.and_then(|text| content::image("spec.source.graphBaseImage", text, faults));
     Source {
         credentials: secret("spec.source.credentials", spec.credentials.as_ref(), faults),
         trust_bundle: bundle("spec.source.trustBundle", spec.trust_bundle.as_ref(), faults),
@@ -267,6 +270,8 @@ fn source(spec: &api::Source, faults: &mut Faults) -> Source {
         update_service,
         signature_stores,
         signature_keys: keys.map(|(name, key)| config_key("spec.source.signatureKeys", name, key, faults)),
+        graph_data,
+        graph_base_image,
     }
 }
 

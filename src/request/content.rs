@@ -32,12 +32,6 @@ pub(super) fn read(spec: &Content, target: Option<&Target>, faults: &mut Faults,
              helm.repositories",
         );
     }
-    if releases.as_ref().is_some_and(|releases| releases.graph) {
-        faults.unsupported(
-            "spec.mirror.platform.graph",
-            "the image of the update graph is not supported by this version yet: leave `graph` out for now",
-        );
-    }
     if !spec.operators.is_empty() {
         check_operators(&spec.operators, faults);
         faults.unsupported(

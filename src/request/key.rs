@@ -38,6 +38,7 @@ impl Request {
             ],
             [self.source.credentials, self.source.trust_bundle, hosts, overrides],
             [service, stores, self.source.signature_keys, self.release_signatures],
+            [self.source.graph_data.as_ref().map(Url::as_str), self.source.graph_base_image],
             self.mode,
             [self.copy.concurrency, self.copy.max_bytes_per_second, self.copy.attachments],
             self.request_token,

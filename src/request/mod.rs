@@ -173,6 +173,10 @@ pub struct Source {
     pub signature_stores: Vec<Url>,
     /// Name of the `ConfigMap` with the keys of signers, and key in it; none for those of Red Hat.
     pub signature_keys: Option<(String, String)>,
+    /// Where the data of the update graph is; none for the public one.
+    pub graph_data: Option<Url>,
+    /// The image that the one with the update graph is built on; none for [`GRAPH_BASE_IMAGE`].
+    pub graph_base_image: Option<Reference>,
 }
 
 /// Where releases are asked for if an object does not say.
@@ -281,6 +285,8 @@ pub const SHORTEST: Duration = Duration::from_mins(5);
 pub const TRUST_BUNDLE_KEY: &str = "ca-bundle.crt";
 /// Default of the key of the keys that signatures are checked with.
 pub const SIGNATURE_KEYS_KEY: &str = "keys.asc";
+/// Default of the image that the one with the update graph is built on: that of oc-mirror.
+pub const GRAPH_BASE_IMAGE: &str = "registry.access.redhat.com/ubi9/ubi:latest";
 /// Default of the namespace of the `UpdateService`: the one that its operator is installed in.
 pub const UPDATE_SERVICE_NAMESPACE: &str = "openshift-update-service";
 /// Default of the replicas of the `UpdateService`.

@@ -9,11 +9,13 @@ use std::future::Future;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
+use crate::build::Base;
 use crate::failure::{Failure, Reason};
-use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
+use crate::oci::{Content, Digest, Platform, Reference, RepositoryPath, Tag};
 use crate::request::Product;
 
 use graph::{Graph, GraphKey};
@@ -22,6 +24,7 @@ use release::Release;
 
 pub mod additional;
 pub mod graph;
+pub mod graph_image;
 pub mod payload;
 pub mod release;
 pub mod signature;
@@ -37,6 +40,10 @@ pub enum DocumentKey {
     Payload(PayloadKey),
     /// The signatures of a payload, as the stores have them.
     Signatures(SignatureKey),
+    /// The data of the update graph, packed.
+    GraphData,
+    /// Manifests and configs of an image to build on, named by digest.
+    Base(Reference),
 }
 
 /// Names the signatures of a payload.
@@ -59,6 +66,10 @@ pub enum Document {
     Payload(Arc<Payload>),
     /// Answer to [`DocumentKey::Signatures`]: the files, none of them looked at.
     Signatures(Arc<[Vec<u8>]>),
+    /// Answer to [`DocumentKey::GraphData`].
+    GraphData(Bytes),
+    /// Answer to [`DocumentKey::Base`].
+    Base(Arc<Base>),
 }
 
 /// What has been fetched so far; a failed key is an entry too.
@@ -117,6 +128,8 @@ pub enum OriginKind {
     Additional,
     /// `platform`.
     Release,
+    /// `platform.graph`.
+    Graph,
 }
 
 impl OriginKind {
@@ -125,6 +138,7 @@ impl OriginKind {
         match self {
             Self::Additional => "additional",
             Self::Release => "release",
+            Self::Graph => "graph",
         }
     }
 }
@@ -217,6 +231,8 @@ pub struct Wanted {
     pub releases: Vec<Release>,
     /// What a person should know although nothing failed.
     pub notes: Vec<String>,
+    /// What items name and no source has: images that were made here.
+    pub made: Content,
 }
 
 /// An image that is not wanted, as its name alone tells.
@@ -248,6 +264,7 @@ impl Wanted {
         self.releases
             .extend(other.releases.into_iter().map(|release| Release { payload: release.payload + offset, ..release }));
         self.notes.extend(other.notes);
+        self.made.extend(other.made);
     }
 }
 

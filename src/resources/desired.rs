@@ -174,7 +174,7 @@ impl<'a> Decision<'a> {
                     format!("`{name}` has an IPv6 address as its registry, which mirror sets cannot express")
                 }),
             );
-            for category in Category::ALL {
+            for category in Category::RULED {
                 let object = ObjectName { kind, name: object_name(self.inputs.identity, category) };
                 let base = self.base(&object);
                 let rules = found.rules.iter().filter(|rule| rule.category == category);

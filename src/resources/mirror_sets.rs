@@ -156,7 +156,7 @@ fn uses(plan: &Plan, verified: &BTreeSet<usize>) -> (Vec<Use>, Vec<String>) {
     let mut inexpressible = BTreeSet::new();
     for (index, item) in plan.items.iter().enumerate() {
         let mirror = item.destination.repository();
-        for asked in &item.asked {
+        for asked in item.asked.iter().filter(|asked| asked.category != Category::Direct) {
             let source = asked.named.repository();
             if source.registry().is_ipv6() || mirror.registry().is_ipv6() {
                 inexpressible.insert(asked.origin.name.clone());

@@ -19,7 +19,7 @@ use crate::api::{ConflictPolicy, Mode, OutputPolicy, ReleasePart, ReleaseStatus,
 use crate::oci::{Digest, Reference};
 use crate::plan::{Asked, Plan, PlanItem, TargetId};
 use crate::request::{ClusterOutputs, Identity};
-use crate::resolve::{self, OriginKind, Wanted};
+use crate::resolve::{self, Origin, OriginKind, Wanted};
 
 /// A release that is wanted, with what proves that it is genuine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Releases {
     pub list: Vec<Release>,
     /// Whether a graph of updates is wanted.
     pub graph_wanted: bool,
-    /// The graph image by digest, if it is in the target.
+    /// The graph image by digest.
     pub graph: Option<Reference>,
 }
 
@@ -64,7 +64,11 @@ impl Releases {
                 signatures: release.signatures.clone(),
             })
         });
-        Self { list: list.collect(), graph_wanted: false, graph: None }
+        let graph = |origin: &Origin| origin.kind == OriginKind::Graph;
+        let image = plan.items.iter().find(|item| item.asked.iter().any(|asked| graph(&asked.origin)));
+        let wanted = image.is_some() || plan.failures.iter().any(|(origin, _)| graph(origin));
+        let image = image.map(|item| item.destination.repository().at(item.digest.clone()));
+        Self { list: list.collect(), graph_wanted: wanted, graph: image }
     }
 }
 
@@ -100,6 +104,18 @@ pub struct ReleaseInputs<'a> {
     pub cluster: &'a ReleaseSnapshot,
     /// What was published last: signatures in it stay even if the cluster has lost them.
     pub stored: &'a Stored,
+}
+
+impl ReleaseInputs<'_> {
+    /// The graph image, once it is in the target.
+    fn graph(&self) -> Option<Reference> {
+        let graph = self.releases.graph.clone()?;
+        let is = |item: &PlanItem| {
+            *item.destination.repository() == *graph.repository() && Some(&item.digest) == graph.digest()
+        };
+        let at = self.plan.items.iter().position(is);
+        at.is_none_or(|at| self.verified.contains(&at)).then_some(graph)
+    }
 }
 
 /// An object that is written for releases.
@@ -209,6 +225,9 @@ pub struct ReleaseObjects {
 impl ReleaseObjects {
     /// Decides.
     pub fn new(inputs: &ReleaseInputs<'_>) -> Self {
+        // What is not in the target is as if it could not be made.
+        let releases = Releases { graph: inputs.graph(), ..inputs.releases.clone() };
+        let inputs = &ReleaseInputs { releases: &releases, ..*inputs };
         let decision = Decision { inputs, removing: removing(inputs) };
         let signatures = decision.signatures();
         let service = decision.update_service();
@@ -265,7 +284,7 @@ impl ReleaseObjects {
         let images = needed.iter().copied().chain(payload).filter_map(|at| items.get(at));
         let graph = !inputs.releases.graph_wanted || {
             let policy = inputs.outputs.update_service.policy;
-            inputs.releases.graph.is_some() && (policy == OutputPolicy::Disabled || self.has_service())
+            inputs.graph().is_some() && (policy == OutputPolicy::Disabled || self.has_service())
         };
         [
             (ReleasePart::Payload, payload.is_some_and(|at| inputs.verified.contains(&at))),

@@ -46,6 +46,7 @@ impl Object {
         let copy = Copy {
             request: &self.request,
             sides: &self.sides,
+            made: resolved.made.clone(),
             throttle: None,
             place: &self.place,
             memory: &self.memory,

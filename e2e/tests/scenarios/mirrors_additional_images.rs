@@ -317,7 +317,7 @@ async fn content_of_a_kind_that_is_not_built_is_refused_in_a_sentence_and_nothin
     let digest = push(world, "unsupported/app", "v1", 71).await;
     let images = json!([{"name": format!("unsupported.example.com/unsupported/app@{digest}")}]);
     let mut object = object(world, "unsupported", &images, &json!({}));
-    object["spec"]["mirror"]["platform"] = json!({"channels": [{"name": "stable-4.18"}]});
+    object["spec"]["mirror"]["operators"] = json!([{"catalog": "catalogs.example.com/index:v4.18"}]);
     object["spec"]["mirror"]["helm"] =
         json!({"repositories": [{"name": "acme", "url": "https://charts.example.com", "charts": [{"name": "web"}]}]});
     world.apply(&object).await.expect("the object is taken");
@@ -327,7 +327,7 @@ async fn content_of_a_kind_that_is_not_built_is_refused_in_a_sentence_and_nothin
     for (kind, status) in [("Ready", "False"), ("Stalled", "True")] {
         let found = condition(&found, kind).expect("the condition is there");
         assert_eq!((found.status.as_str(), found.reason.as_str()), (status, "UnsupportedContent"), "{found:?}");
-        for field in ["spec.mirror.platform", "spec.mirror.helm"] {
+        for field in ["spec.mirror.operators", "spec.mirror.helm"] {
             assert!(found.message.contains(field), "every fault at once: {found:?}");
         }
     }

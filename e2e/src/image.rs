@@ -60,7 +60,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    fn manifest(self) -> &'static str {
+    pub(crate) fn manifest(self) -> &'static str {
         match self {
             Self::Oci => OCI_MANIFEST,
             Self::Docker => DOCKER_MANIFEST,

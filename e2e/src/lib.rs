@@ -31,6 +31,7 @@ pub mod relay;
 pub mod relverify;
 pub mod token;
 pub mod tools;
+pub mod upstream;
 pub mod wait;
 pub mod workload;
 pub mod world;

@@ -31,6 +31,7 @@ mod outage_leaves_rules_alone;
 mod parts;
 mod policy_conflict_is_found_before_writing;
 mod recovers_without_a_restart;
+mod releases_are_mirrored;
 mod releases_in_the_cluster;
 mod request_counts;
 mod second_sync_writes_nothing;

@@ -1,0 +1,139 @@
+//! Releases: from channels to signed payloads in the target, and to what a cluster needs of them.
+
+use e2e::gpg::Signer;
+use e2e::interruption::walk_every_tag;
+use e2e::mirror_sets::{Kind, owned};
+use e2e::tools::say;
+use e2e::upstream::{COMPONENTS, Upstream};
+use e2e::wait::{LONG, condition, until, until_ready};
+use e2e::world::{World, config_map};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::Api;
+use serde_json::{Value, json};
+
+/// The world, and what releases are made from; nothing where there is no `GnuPG`, which is said.
+async fn ground(scenario: &str) -> Option<(World, Upstream)> {
+    if let Some(why) = Signer::unavailable() {
+        say(&format!("SKIPPED: releases_are_mirrored::{scenario}, since {why}"));
+        return None;
+    }
+    let world = World::start().await.expect("the world starts");
+    let signer = tokio::task::block_in_place(|| Signer::new("releases <releases@example.com>")).expect("a key");
+    let upstream = Upstream::start(signer).expect("the services start");
+    let key = upstream.public_key().expect("a key");
+    let keys = config_map(world.namespace(), "release-keys", "keys.asc", &key);
+    world.cluster.apply_all(&[keys]).await.expect("a ConfigMap");
+    Some((world, upstream))
+}
+
+/// An object that wants these releases, and writes nothing of them but mirror sets to the cluster.
+fn object(world: &World, upstream: &Upstream, platform: &Value) -> Value {
+    let mut object = world.image_set_mirror(world.namespace(), "ocp", &[]);
+    object["spec"]["mirror"] = json!({"platform": platform});
+    upstream.named_in(&mut object, &world.source_host).expect("a source");
+    object["spec"]["source"]["signatureKeys"] = json!({"name": "release-keys"});
+    object["spec"]["clusterResources"] =
+        json!({"releaseSignatures": {"policy": "Publish"}, "updateService": {"policy": "Publish"}});
+    object
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_reads_no_blob() {
+    let Some((world, upstream)) = ground("channels_across_minors").await else { return };
+    let source = world.source().expect("a client");
+    let mut made = Vec::new();
+    for version in ["4.17.1", "4.17.5", "4.18.1", "4.18.2", "4.19.0"] {
+        made.push(upstream.release(&source, version, &["etcd", "cli", "oauth-proxy"]).await.expect("a release"));
+    }
+    // The last of a minor is the first of the channel of the next one.
+    for (channel, releases) in [("stable-4.17", 0..2), ("stable-4.18", 1..4), ("stable-4.19", 3..5)] {
+        upstream.channel(channel, &made[releases].iter().collect::<Vec<_>>());
+    }
+    upstream.base(&source).await.expect("a base");
+    let _operator = world.operator().await.expect("the operator starts");
+    let channels = json!([{"name": "stable-4.17", "minVersion": "4.17.5"}, {"name": "stable-4.19"}]);
+    world.apply(&object(&world, &upstream, &json!({"channels": channels, "graph": true}))).await.expect("accepted");
+    let api = world.mirrors(world.namespace()).await.expect("a client");
+    let ready = until_ready(&api, "ocp", LONG).await.expect("Ready");
+
+    let target = world.target().expect("a client");
+    let tags = target.tags("openshift/release-images").await.expect("tags");
+    assert_eq!(tags, ["4.17.5", "4.18.1", "4.18.2", "4.19.0"].map(|version| format!("{version}-x86_64")));
+    let components = target.tags("openshift/release").await.expect("tags");
+    assert_eq!(components.len(), 4 * 4);
+    assert_eq!(
+        target.digest("openshift/release-images", "4.18.2-x86_64").await.expect("it"),
+        Some(made[3].digest.clone())
+    );
+    walk_every_tag(&target).await.expect("every tag is whole");
+
+    let rules = owned(&world.cluster, Kind::Digest, world.namespace(), "ocp").await.expect("a list");
+    let sources: Vec<_> =
+        rules[0].data.pointer("/spec/imageDigestMirrors").and_then(Value::as_array).expect("rules").iter().collect();
+    let host = &world.target_host;
+    assert_eq!(
+        sources.iter().map(|rule| (rule["source"].as_str(), rule["mirrors"][0].as_str())).collect::<Vec<_>>(),
+        [
+            (
+                Some("quay.io/openshift-release-dev/ocp-release"),
+                Some(format!("{host}/openshift/release-images").as_str())
+            ),
+            (Some(format!("quay.io/{COMPONENTS}").as_str()), Some(format!("{host}/openshift/release").as_str())),
+        ]
+    );
+    let maps: Api<ConfigMap> = Api::namespaced(world.cluster.client().await.expect("a client"), world.namespace());
+    let manifests = maps.get("ocp-manifests").await.expect("the manifests").data.unwrap_or_default();
+    for release in &made[1..] {
+        let key = release.digest.replace(':', "-");
+        assert!(manifests["signatures.yaml"].contains(&key), "the signature of {}", release.version);
+    }
+    let graph = target.digest("openshift/graph-image", "latest").await.expect("the graph image").expect("it is there");
+    let service = &manifests["updateservice.yaml"];
+    assert!(service.contains(&format!("graphDataImage: {host}/openshift/graph-image@{graph}")), "{service}");
+    assert!(service.contains(&format!("releases: {host}/openshift/release-images\n")), "{service}");
+    let listed = ready.data.pointer("/status/mirrored/releases").and_then(Value::as_array).expect("releases");
+    let versions: Vec<_> = listed.iter().filter_map(|release| release["version"].as_str()).collect();
+    assert_eq!(versions, ["4.19.0", "4.18.2", "4.18.1", "4.17.5"]);
+    assert!(listed.iter().all(|release| release["readyToUpgrade"] == true), "{listed:#?}");
+    assert_eq!(condition(&ready, "Verified").expect("a condition").status, "True");
+
+    // Nothing new: nothing is written.
+    let mark = world.target.mark().await.expect("the log");
+    let request = json!({"metadata": {"annotations": {"mirror.openshift.io/requested-at": "again"}}});
+    e2e::interruption::patch(&api, "ocp", &request).await.expect("accepted");
+    until(&api, "ocp", LONG, "synced again", |object| {
+        let handled = object.data.pointer("/status/lastHandledRequest").and_then(Value::as_str);
+        handled == Some("again") && condition(object, "Ready").is_some_and(|ready| ready.status == "True")
+    })
+    .await
+    .expect("synced again");
+    let since = world.target.requests_since(mark).await.expect("the log");
+    assert!(since.iter().all(|request| !request.is_write()), "{since:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_not_signed_is_named_and_takes_nothing_else_away() {
+    let Some((world, upstream)) = ground("a_release_that_is_not_signed").await else { return };
+    let source = world.source().expect("a client");
+    let signed = upstream.release(&source, "4.18.1", &["etcd"]).await.expect("a release");
+    let unsigned = upstream.release(&source, "4.18.2", &["etcd"]).await.expect("a release");
+    upstream.unsign(&unsigned);
+    upstream.channel("stable-4.18", &[&signed, &unsigned]);
+    let _operator = world.operator().await.expect("the operator starts");
+    let channels = json!([{"name": "stable-4.18", "minVersion": "4.18.1"}, {"name": "stable-4.99"}]);
+    world.apply(&object(&world, &upstream, &json!({"channels": channels}))).await.expect("accepted");
+    let api = world.mirrors(world.namespace()).await.expect("a client");
+    let object = until(&api, "ocp", LONG, "synced", |object| {
+        object.data.pointer("/status/failures").and_then(Value::as_array).is_some_and(|found| found.len() == 2)
+            && condition(object, "Reconciling").is_none()
+    })
+    .await
+    .expect("synced");
+    let failures = object.data["status"]["failures"].to_string();
+    for text in ["SignatureMissing", &unsigned.digest, "ReleaseNotFound", "stable-4.99"] {
+        assert!(failures.contains(text), "{text}: {failures}");
+    }
+    let target = world.target().expect("a client");
+    assert_eq!(target.tags("openshift/release-images").await.expect("tags"), ["4.18.1-x86_64"]);
+    walk_every_tag(&target).await.expect("every tag is whole");
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey, Trust};
 use crate::failure::{self, Failure, Reason};
+pub use crate::fetch::Cache;
 use crate::fetch::Source;
 use crate::oci::{Content, Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot};
@@ -81,14 +82,14 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
     settings
 }
 
-/// Finds out what `request` means now: every tag once, to a digest.
+/// Finds out what `request` means now: every tag once, to a digest. `cache` is what earlier syncs of the object have fetched.
 ///
 /// # Errors
 /// Entries of the request that contradict each other; nothing was copied. What could not be resolved is no error but a
 /// failure of its origin in the result.
-pub async fn resolve(request: &Request, sides: &Sides) -> Result<Resolved, PlanError> {
+pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Result<Resolved, PlanError> {
     let from = &request.source;
-    let io = Source::new(Arc::clone(&sides.source)).asking(
+    let io = Source::new(Arc::clone(&sides.source), Arc::clone(cache)).asking(
         from.update_service.clone(),
         from.signature_stores.clone(),
         from.graph_data.clone(),

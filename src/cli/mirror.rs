@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -66,7 +67,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         Ok(before) => before,
         Err(text) => return refuse(&[text]),
     };
-    let resolved = match resolve(&prepared.request, &prepared.sides).await {
+    let resolved = match resolve(&prepared.request, &prepared.sides, &Arc::default()).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };

@@ -1,6 +1,7 @@
 //! `plan`: what a sync would do; copies nothing.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -36,7 +37,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         Err(wrong) => return refuse(&wrong),
     };
     warn(&prepared.warnings);
-    let resolved = match resolve(&prepared.request, &prepared.sides).await {
+    let resolved = match resolve(&prepared.request, &prepared.sides, &Arc::default()).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };

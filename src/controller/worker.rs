@@ -24,7 +24,7 @@ use crate::registry::Throttle;
 use crate::request::{Attachments, Mode, Request};
 use crate::resources::Releases;
 use crate::state::{Memory, Place, load_plan};
-use crate::sync::{Copy, Resolved, Sides, resolve};
+use crate::sync::{Cache, Copy, Resolved, Sides, resolve};
 
 /// One order: a valid spec, when its object was made, for questions of who came first, and what may be relied on.
 #[derive(Clone)]
@@ -169,11 +169,20 @@ pub(super) struct Worker {
     pub(super) fence: Fence,
     pub(super) claimed: Arc<Claimed>,
     pub(super) objects: Objects,
-    pub(super) memories: Mutex<BTreeMap<String, Memory>>,
+    pub(super) memories: Mutex<BTreeMap<String, Remembered>>,
+}
+
+/// What is remembered of an object.
+#[derive(Clone, Default)]
+pub(super) struct Remembered {
+    /// Its record in the target.
+    memory: Memory,
+    /// What it is made from.
+    documents: Arc<Cache>,
 }
 
 impl Worker {
-    fn memory(&self, uid: &str) -> Memory {
+    fn remembered(&self, uid: &str) -> Remembered {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         memories.entry(uid.to_owned()).or_default().clone()
     }
@@ -224,7 +233,9 @@ impl Worker {
     async fn try_prepare(&self, order: &Order, sides: &Sides) -> Result<Prepared, Ended> {
         let request = &order.request;
         let place = self.place(request).map_err(Ended::Target)?;
-        let resolved = resolve(request, sides).await.map_err(|error| Ended::Contradiction(Arc::new(error)))?;
+        let Remembered { memory, documents } = self.remembered(&request.identity.uid);
+        let resolved =
+            resolve(request, sides, &documents).await.map_err(|error| Ended::Contradiction(Arc::new(error)))?;
         self.learn_others(order, sides).await.map_err(Ended::Target)?;
         let uid = &request.identity.uid;
         if let Some(message) = self.claimed.conflict(uid, order.created, &resolved.plan) {
@@ -232,7 +243,7 @@ impl Worker {
         }
         let name = format!("{}/{}", request.identity.namespace, request.identity.name);
         if !resolved.plan.failures.is_empty() && !self.claimed.knows_all(uid) {
-            let (_, last) = self.memory(uid).get(&sides.target, &place).await.map_err(Ended::Target)?;
+            let (_, last) = memory.get(&sides.target, &place).await.map_err(Ended::Target)?;
             self.claimed.put(uid, name.clone(), order.created, last);
         }
         self.claimed.put(uid, name, order.created, Some(Arc::clone(&resolved.plan)));
@@ -280,7 +291,7 @@ impl Work for Worker {
 
     async fn copy(&self, order: &Order, prepared: &Prepared, progress: &watch::Sender<Going>, stop: &Stop) -> Ended {
         let request = &order.request;
-        let memory = self.memory(&request.identity.uid);
+        let memory = self.remembered(&request.identity.uid).memory;
         let clock = self.clock.clone();
         let now = move || clock.now_in_seconds().to_string();
         let copy = Copy {

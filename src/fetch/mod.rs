@@ -1,6 +1,7 @@
 //! The I/O edge of `resolve`: turns a document's key into a bounded document.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use url::Url;
 
@@ -11,8 +12,40 @@ use crate::resolve::{Document, DocumentKey, Fetch};
 mod layers;
 mod release;
 
+/// The most documents that are remembered. Those of a release have 60 KiB.
+const REMEMBERED: usize = 128;
+
+/// What was fetched for one object and never changes, since its name is its digest: a later sync does not fetch it again. Not
+/// shared between objects, which may not read the same.
+#[derive(Debug, Default)]
+pub struct Cache(Mutex<BTreeMap<DocumentKey, Document>>);
+
+impl Cache {
+    fn get(&self, key: &DocumentKey) -> Option<Document> {
+        self.lock().get(key).cloned()
+    }
+
+    fn put(&self, key: &DocumentKey, document: &Document) {
+        let lasting = match (key, document) {
+            (DocumentKey::Payload(_) | DocumentKey::Base(_), _) => true,
+            // Somebody may still sign it.
+            (DocumentKey::Signatures(_), Document::Signatures(files)) => !files.is_empty(),
+            _ => false,
+        };
+        let mut known = self.lock();
+        if lasting && (known.len() < REMEMBERED || known.contains_key(key)) {
+            known.insert(key.clone(), document.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DocumentKey, Document>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Fetches documents from the source side.
 pub struct Source {
+    cache: Arc<Cache>,
     client: Arc<Client>,
     update_service: Option<Url>,
     signature_stores: Vec<Url>,
@@ -20,9 +53,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// Documents read with this client.
-    pub fn new(client: Arc<Client>) -> Self {
-        Self { client, update_service: None, signature_stores: Vec::new(), graph_data: None }
+    /// Documents read with this client, unless they are in `cache`.
+    pub fn new(client: Arc<Client>, cache: Arc<Cache>) -> Self {
+        Self { cache, client, update_service: None, signature_stores: Vec::new(), graph_data: None }
     }
 
     /// Asks these for graphs, signatures and the data of the graph image in place of the public services.
@@ -34,6 +67,17 @@ impl Source {
 
 impl Fetch for Source {
     async fn fetch(&self, key: &DocumentKey) -> Result<Document, Failure> {
+        if let Some(document) = self.cache.get(key) {
+            return Ok(document);
+        }
+        let document = self.fetch_anew(key).await?;
+        self.cache.put(key, &document);
+        Ok(document)
+    }
+}
+
+impl Source {
+    async fn fetch_anew(&self, key: &DocumentKey) -> Result<Document, Failure> {
         match key {
             DocumentKey::Graph(key) => self.graph(key).await.map(|graph| Document::Graph(Arc::new(graph))),
             DocumentKey::Payload(key) => self.payload(key).await.map(|payload| Document::Payload(Arc::new(payload))),

@@ -42,7 +42,7 @@ impl Object {
     }
 
     async fn sync(&self) -> Copied {
-        let resolved = resolve(&self.request, &self.sides).await.unwrap();
+        let resolved = resolve(&self.request, &self.sides, &Arc::default()).await.unwrap();
         let copy = Copy {
             request: &self.request,
             sides: &self.sides,

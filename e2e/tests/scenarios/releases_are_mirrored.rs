@@ -97,8 +97,9 @@ async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_re
     assert!(listed.iter().all(|release| release["readyToUpgrade"] == true), "{listed:#?}");
     assert_eq!(condition(&ready, "Verified").expect("a condition").status, "True");
 
-    // Nothing new: nothing is written.
+    // Nothing new: nothing is written, and nothing is read but what a tag names now.
     let mark = world.target.mark().await.expect("the log");
+    let read = world.source.mark().await.expect("the log");
     let request = json!({"metadata": {"annotations": {"mirror.openshift.io/requested-at": "again"}}});
     e2e::interruption::patch(&api, "ocp", &request).await.expect("accepted");
     until(&api, "ocp", LONG, "synced again", |object| {
@@ -109,6 +110,8 @@ async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_re
     .expect("synced again");
     let since = world.target.requests_since(mark).await.expect("the log");
     assert!(since.iter().all(|request| !request.is_write()), "{since:#?}");
+    let since = world.source.requests_since(read).await.expect("the log");
+    assert!(since.iter().all(|request| request.path.ends_with("/manifests/latest")), "{since:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

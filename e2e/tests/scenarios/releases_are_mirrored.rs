@@ -1,8 +1,14 @@
 //! Releases: from channels to signed payloads in the target, and to what a cluster needs of them.
 
+use std::process::{Command, Stdio};
+
 use e2e::gpg::Signer;
 use e2e::interruption::walk_every_tag;
 use e2e::mirror_sets::{Kind, owned};
+use e2e::operator::binary;
+use e2e::process::RunFolder;
+use e2e::proxy::Proxy;
+use e2e::registry::Options;
 use e2e::tools::say;
 use e2e::upstream::{COMPONENTS, Upstream};
 use e2e::wait::{LONG, condition, until, until_ready};
@@ -52,8 +58,22 @@ async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_re
     upstream.base(&source).await.expect("a base");
     let _operator = world.operator().await.expect("the operator starts");
     let channels = json!([{"name": "stable-4.17", "minVersion": "4.17.5"}, {"name": "stable-4.19"}]);
-    world.apply(&object(&world, &upstream, &json!({"channels": channels, "graph": true}))).await.expect("accepted");
+    let mut object = object(&world, &upstream, &json!({"channels": channels, "graph": true}));
+    object["spec"]["mirror"]["additionalImages"] = json!([{"name": "registry.access.redhat.com/ubi9/ubi:latest"}]);
     let api = world.mirrors(world.namespace()).await.expect("a client");
+
+    // With content that cannot be mirrored yet, nothing is.
+    let mut more = object.clone();
+    more["spec"]["mirror"]["operators"] = json!([{"catalog": "registry.redhat.io/redhat/redhat-operator-index:v4.18"}]);
+    world.apply(&more).await.expect("accepted");
+    until(&api, "ocp", LONG, "stalled", |object| {
+        condition(object, "Stalled").is_some_and(|stalled| stalled.reason == "UnsupportedContent")
+    })
+    .await
+    .expect("stalled");
+    assert_eq!(world.target().expect("a client").repositories().await.expect("a list"), [""; 0]);
+    let drop = json!({"spec": {"mirror": {"operators": null}}});
+    e2e::interruption::patch(&api, "ocp", &drop).await.expect("accepted");
     let ready = until_ready(&api, "ocp", LONG).await.expect("Ready");
 
     let target = world.target().expect("a client");
@@ -139,4 +159,67 @@ async fn a_release_that_is_not_signed_is_named_and_takes_nothing_else_away() {
     let target = world.target().expect("a client");
     assert_eq!(target.tags("openshift/release-images").await.expect("tags"), ["4.18.1-x86_64"]);
     walk_every_tag(&target).await.expect("every tag is whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_has_its_tag_is_complete_whenever_the_copy_is_killed() {
+    const TURNS: u64 = 20;
+    if let Some(why) = Signer::unavailable() {
+        return say(&format!("SKIPPED: releases_are_mirrored::a_payload_that_has_its_tag, since {why}"));
+    }
+    let (source, target) = (Options::distribution("source"), Options::distribution("target"));
+    let (source, target) = tokio::try_join!(source.start(), target.start()).expect("the registries start");
+    let signer = tokio::task::block_in_place(|| Signer::new("releases <releases@example.com>")).expect("a key");
+    let upstream = Upstream::start(signer).expect("the services start");
+    let remote = source.remote().expect("a client");
+    let parts = ["etcd", "cli", "oauth-proxy", "console"];
+    let first = upstream.release(&remote, "4.18.1", &parts).await.expect("a release");
+    let second = upstream.release(&remote, "4.18.2", &parts).await.expect("a release");
+    upstream.channel("stable-4.18", &[&first, &second]);
+    let proxy = Proxy::start(&source.host()).expect("a proxy");
+    let run = RunFolder::create("killed-release").expect("a folder");
+    let key = run.write("keys.asc", upstream.public_key().expect("a key")).expect("a file");
+    let object = json!({
+        "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror", "metadata": {"name": "ocp"},
+        "spec": {
+            "mirror": {"platform": {"channels": [{"name": "stable-4.18", "minVersion": "4.18.1"}]}},
+            "source": {"hosts": [{"host": proxy.host(), "tls": "Plain"}]},
+            "target": {"registry": target.host(), "tls": "Plain"},
+        },
+    });
+    let mut object = object;
+    upstream.named_in(&mut object, &proxy.host()).expect("a source");
+    let file = run.write("imageset.yaml", object.to_string()).expect("a file");
+    let start = |turn: u64| {
+        let mut command = Command::new(binary().expect("the binary"));
+        command.args(["mirror", "-f"]).arg(&file).arg("--signature-key").arg(&key);
+        command.args(["--to", &format!("{}/turn-{turn}", target.host())]).env_clear().env("HOME", run.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
+    };
+    // Once to its end: what is read in all.
+    let before = proxy.bytes_to_client();
+    let ended = tokio::task::block_in_place(|| start(0).wait()).expect("it ends");
+    assert!(ended.success());
+    let all = proxy.bytes_to_client() - before;
+
+    let there = target.remote().expect("a client");
+    let mut torn = 0;
+    for turn in 1..=TURNS {
+        proxy.hold_after(all * turn / (TURNS + 1));
+        let mut copy = start(turn);
+        proxy.until_held(LONG).await.expect("it is caught");
+        copy.kill().expect("it is killed");
+        copy.wait().expect("it is gone");
+        proxy.cut();
+        proxy.release();
+        walk_every_tag(&there).await.expect("every tag is whole");
+        let payloads = there.tags(&format!("turn-{turn}/openshift/release-images")).await.expect("tags");
+        let components = there.tags(&format!("turn-{turn}/openshift/release")).await.expect("tags");
+        for payload in &payloads {
+            let own = components.iter().filter(|tag| tag.starts_with(&format!("{payload}-"))).count();
+            assert_eq!(own, parts.len() + 1, "turn {turn}: {payload} has its tag, and {components:?}");
+        }
+        torn += usize::from(payloads.len() < 2);
+    }
+    assert!(torn > 0, "no turn was cut off before the end");
 }

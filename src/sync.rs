@@ -120,7 +120,7 @@ pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Re
         }
     }
     for note in &wanted.notes {
-        tracing::warn!(note, "worth knowing");
+        tracing::warn!("{note}");
     }
     let root = TargetRoot { registry: request.target.registry.clone(), prefix: request.target.prefix.clone() };
     let plan = Plan::new(&wanted, &root, &request.blocked, TargetId(TARGET.to_owned()))?;

@@ -225,7 +225,7 @@ pub struct Package {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), regex(pattern = VERSION))]
     pub max_version: Option<String>,
-    /// Channels to keep. Default: the default channel. At most 32, each name once.
+    /// Channels to keep. Default: all. At most 32, each name once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]

@@ -1,5 +1,6 @@
 //! `catalog filter`: what a selection leaves of a catalog that lies in a folder.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ignore::WalkBuilder;
@@ -10,6 +11,7 @@ use crate::api::content::Operator;
 use crate::catalog::{Loader, Selection, filter, related, validate};
 use crate::failure::chain;
 use crate::file::{self, Destination, To};
+use crate::request::{Fault, Request};
 
 /// Names files that are no part of the catalog, as `.gitignore` does.
 const IGNORE_FILE: &str = ".indexignore";
@@ -73,8 +75,21 @@ fn operator(args: &FilterArgs) -> Result<(Operator, Vec<String>), Vec<String>> {
     if !loaded.errors.is_empty() {
         return Err(vec![file::lines(&args.file, &loaded.errors)]);
     }
+    let wrong: Vec<_> = Request::of_file(&loaded.object).err().map(|invalid| invalid.faults).unwrap_or_default();
+    let places = |fault: &Fault| fault.field.ends_with(".targetCatalog") || fault.field.ends_with(".targetTag");
+    let problems = loaded.problems(&wrong.into_iter().filter(places).collect::<Vec<_>>());
+    if !problems.is_empty() {
+        return Err(vec![file::lines(&args.file, &problems)]);
+    }
     let notes = loaded.warnings.iter().map(|warning| format!("{}:{warning}", args.file.display())).collect();
     let operators = loaded.object.spec.mirror.operators;
+    let place =
+        |operator: &Operator| (operator.catalog.clone(), operator.target_catalog.clone(), operator.target_tag.clone());
+    let mut places = BTreeSet::new();
+    if let Some(twice) = operators.iter().find(|operator| !places.insert(place(operator))) {
+        let message = format!("{}: `{}` is there twice: make one entry of the two", args.file.display(), twice.catalog);
+        return Err(vec![message]);
+    }
     let known = || operators.iter().map(|operator| operator.catalog.as_str()).collect::<Vec<_>>().join(", ");
     let found = match &args.catalog {
         Some(catalog) => operators.iter().find(|operator| operator.catalog == *catalog),

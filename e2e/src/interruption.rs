@@ -130,10 +130,24 @@ pub fn writes<'a>(requests: &'a [LoggedRequest], repository: &str) -> Vec<&'a Lo
 pub async fn walk_every_tag(remote: &Remote) -> Result<usize> {
     let mut count = 0;
     for repository in remote.repositories().await? {
-        for tag in remote.tags(&repository).await? {
-            remote.walk(&repository, &tag).await.with_context(|| format!("behind {repository}:{tag}"))?;
-            count += 1;
+        count += walk_tags(remote, &repository).await?;
+    }
+    Ok(count)
+}
+
+/// The same for the tags of one repository.
+///
+/// # Errors
+/// As [`walk_every_tag`].
+pub async fn walk_tags(remote: &Remote, repository: &str) -> Result<usize> {
+    let mut count = 0;
+    for tag in remote.tags(repository).await? {
+        // A registry lists a tag a little before it names something, if it was just being put.
+        if remote.digest(repository, &tag).await?.is_none() {
+            continue;
         }
+        remote.walk(repository, &tag).await.with_context(|| format!("behind {repository}:{tag}"))?;
+        count += 1;
     }
     Ok(count)
 }

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use e2e::fault_proxy::{FaultProxy, Kind, Reply, Seen};
 use e2e::image::{ImageSpec, Login, Remote, docker_config};
+use e2e::interruption::walk_tags;
 use e2e::operator::binary;
 use e2e::process::{Process, Program, RunFolder};
 use e2e::registry::{Options, Registry};
@@ -312,14 +313,7 @@ impl Way {
         let state = self.there(STATE);
         repositories.insert(&state);
         for repository in repositories {
-            for tag in target.tags(repository).await.expect("tags") {
-                // A registry lists a tag a little before it names something, if it was just being put.
-                if target.digest(repository, &tag).await.expect("an answer").is_none() {
-                    continue;
-                }
-                let walked = target.walk(repository, &tag).await;
-                walked.unwrap_or_else(|error| panic!("behind {repository}:{tag}: {error:#}"));
-            }
+            walk_tags(&target, repository).await.unwrap_or_else(|error| panic!("{error:#}"));
         }
     }
 

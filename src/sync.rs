@@ -1,6 +1,6 @@
 //! One sync: request → resolve → plan → copy → report. Knows no Kubernetes; the controller and the command line both run it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey, Trust};
@@ -8,13 +8,17 @@ use crate::failure::{self, Failure, Reason};
 pub use crate::fetch::Cache;
 use crate::fetch::Source;
 use crate::oci::{Content, Digest, Reference};
-use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot};
+use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot, mapping};
 use crate::registry::{self, Client, Prefix, Side, Throttle};
 use crate::request::{GRAPH_BASE_IMAGE, ReleaseSignatures, Request, Tls};
 use crate::resolve::release::Trust as Trusted;
 use crate::resolve::signature::KeyRing;
-use crate::resolve::{Origin, OriginKind, Wanted, additional, drive, graph_image, release};
+use crate::resolve::{Origin, OriginKind, Wanted, additional, drive, graph_image, operators, release};
 use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
+
+mod catalogs;
+
+pub use catalogs::{CatalogReport, LeftOutBundle, PlacedCatalog, reports};
 
 /// Documents fetched at the same time while resolving.
 const DOCUMENTS_AT_ONCE: usize = 16;
@@ -41,6 +45,8 @@ pub struct Resolved {
     pub plan: Arc<Plan>,
     /// What was made here, for the copy.
     pub made: Arc<Content>,
+    /// The catalogs, and where they go.
+    pub catalogs: Arc<Vec<PlacedCatalog>>,
 }
 
 /// How a host is reached, for a registry client.
@@ -70,7 +76,8 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
                 })
                 .collect();
             let images = request.additional.iter().filter(|image| image.blocked_by.is_none());
-            let images = images.map(|image| image.named.repository().registry().clone());
+            let images = images.map(|image| &image.named).chain(request.catalogs.iter().map(|catalog| &catalog.named));
+            let images = images.map(|named| named.repository().registry().clone());
             let mirrors =
                 settings.overrides.iter().flat_map(|rule| &rule.mirrors).map(|mirror| mirror.registry().clone());
             settings.allowed = images.chain(mirrors).collect();
@@ -119,14 +126,21 @@ pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Re
             Err(error) => tracing::error!(%error, "no base for the graph image; please report this defect"),
         }
     }
-    for note in &wanted.notes {
-        tracing::warn!("{note}");
+    if !request.catalogs.is_empty() {
+        let step = |documents: &_| operators::step(&request.catalogs, &request.blocked, documents);
+        wanted.extend(drive(&io, DOCUMENTS_AT_ONCE, step).await);
     }
     let root = TargetRoot { registry: request.target.registry.clone(), prefix: request.target.prefix.clone() };
     let plan = Plan::new(&wanted, &root, &request.blocked, TargetId(TARGET.to_owned()))?;
+    for note in &plan.notes {
+        tracing::warn!("{note}");
+    }
+    let destination = |item: usize| Some((item, mapping::destination(wanted.items.get(item)?, &root).ok()?));
+    let destinations: BTreeMap<_, _> = wanted.catalogs.iter().filter_map(|catalog| destination(catalog.item)).collect();
+    let catalogs = Arc::new(catalogs::placed(&mut wanted, &destinations, &plan));
     wanted.items = Vec::new();
     let made = Arc::new(std::mem::take(&mut wanted.made));
-    Ok(Resolved { wanted, plan: Arc::new(plan), made })
+    Ok(Resolved { wanted, plan: Arc::new(plan), made, catalogs })
 }
 
 /// Whose signatures of releases count.
@@ -152,6 +166,8 @@ pub struct Copy<'a> {
     pub sides: &'a Sides,
     /// What was made here.
     pub made: Arc<Content>,
+    /// The catalogs of the plan.
+    pub catalogs: Arc<Vec<PlacedCatalog>>,
     /// Limits of the whole process on bytes per second.
     pub throttle: Option<Arc<Throttle>>,
     /// Where this object's state is in the target.
@@ -167,8 +183,12 @@ pub struct Copy<'a> {
 /// What a copy did.
 #[derive(Clone, Debug)]
 pub struct Copied {
+    /// The plan as it was carried out: a catalog may have been published without what does not exist.
+    pub plan: Arc<Plan>,
     /// Per image.
     pub report: Report,
+    /// Per catalog.
+    pub catalogs: Vec<CatalogReport>,
     /// Images that the plan before did not have.
     pub added: usize,
     /// Images that only the plan before had; none if something could not be resolved.
@@ -203,7 +223,7 @@ impl Known for Past<'_> {
 
 impl Copy<'_> {
     /// The engine for this request.
-    fn engine(&self) -> Engine {
+    fn engine(&self, made: &Arc<Content>) -> Engine {
         let default = Settings::default();
         let settings = Settings {
             concurrency: self.request.copy.concurrency.unwrap_or(default.concurrency),
@@ -213,7 +233,7 @@ impl Copy<'_> {
         let own = self.request.copy.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
         let throttles = own.into_iter().chain(self.throttle.clone()).collect();
         Engine::new(Arc::clone(&self.sides.source), Arc::clone(&self.sides.target), settings, throttles)
-            .with_made(Arc::clone(&self.made))
+            .with_made(Arc::clone(made))
     }
 
     /// Brings the plan to the target and keeps ledger and plan there.
@@ -228,7 +248,11 @@ impl Copy<'_> {
             // One of the two is enough in memory.
             previous = Some(Arc::clone(plan));
         }
-        let report = self.engine().run(plan, &Past::new(&ledger, previous.as_deref()), observe, stop).await;
+        let past = Past::new(&ledger, previous.as_deref());
+        let mut report = self.engine(&self.made).run(plan, &past, observe, stop).await;
+        let mut carried_out = Arc::clone(plan);
+        let catalogs = self.finish_catalogs(&mut carried_out, &mut report, &past, observe, stop).await;
+        let plan = &carried_out;
         let attachments = attachments(self.request) == Attachments::Copy;
         let now = (self.now)();
         for (item, outcome) in plan.items.iter().zip(&report.items) {
@@ -253,7 +277,7 @@ impl Copy<'_> {
         let state_failure = stop.abort.run_until_cancelled(saving).await.unwrap_or_else(|| Err(stopped())).err();
         let kept = if whole && state_failure.is_none() { Some(Arc::clone(plan)) } else { previous };
         self.memory.put(self.place, ledger, kept);
-        Ok(Copied { report, added, removed, state_failure })
+        Ok(Copied { plan: carried_out, report, catalogs, added, removed, state_failure })
     }
 
     /// Looks what the plan would do; writes nothing anywhere.
@@ -265,7 +289,7 @@ impl Copy<'_> {
         let surveying = Box::pin(async {
             let previous = load_plan(&self.sides.target, self.place).await?;
             let (added, removed) = previous.map_or((plan.items.len(), 0), |previous| changes(plan, &previous));
-            Ok((self.engine().survey(plan).await, added, removed))
+            Ok((self.engine(&self.made).survey(plan).await, added, removed))
         });
         // Nothing is half done when this ends early, so the end of the process need not wait for it either.
         let ended = stop.abort.run_until_cancelled(stop.drain.run_until_cancelled(surveying)).await;

@@ -5,17 +5,14 @@
 //! So the base has to have a shell and `cp`.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Component, Path};
 
-use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use flate2::{Compression, GzBuilder};
 use serde_json::json;
 
-use super::{Base, Built, Layer, stack};
+use super::{Base, Built, Layer, Packer, stack};
 use crate::failure::{Failure, Reason};
-use crate::oci::Digest;
 
 /// Where the graph lies in the image.
 const FOLDER: &str = "var/lib/cincinnati-graph-data";
@@ -80,35 +77,11 @@ fn inside(path: &Path) -> Result<String, Failure> {
 
 /// A layer with these files, the same whatever they were packed like.
 fn layer(files: &BTreeMap<String, Vec<u8>>) -> std::io::Result<Layer> {
-    let mut builder = tar::Builder::new(Vec::new());
-    let mut folders = std::collections::BTreeSet::new();
+    let mut packer = Packer::default();
     for (name, content) in files {
-        let path = format!("{FOLDER}/{name}");
-        let above: Vec<_> = path.match_indices('/').map(|(at, _)| path.split_at(at).0.to_owned()).collect();
-        for folder in above {
-            if folders.insert(folder.clone()) {
-                let mut header = header(tar::EntryType::Directory, 0o755, 0);
-                builder.append_data(&mut header, format!("{folder}/"), std::io::empty())?;
-            }
-        }
-        let mut header = header(tar::EntryType::Regular, 0o644, content.len() as u64);
-        builder.append_data(&mut header, path, content.as_slice())?;
+        packer.file(&format!("{FOLDER}/{name}"), content)?;
     }
-    let tar = builder.into_inner()?;
-    let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
-    encoder.write_all(&tar)?;
-    Ok(Layer { bytes: Bytes::from(encoder.finish()?), diff_id: Digest::of(&tar) })
-}
-
-fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header
+    packer.finish()
 }
 
 fn broken(why: &str) -> Failure {
@@ -118,9 +91,14 @@ fn broken(why: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use bytes::Bytes;
+    use flate2::{Compression, GzBuilder};
+
     use super::*;
-    use crate::build::BaseImage;
-    use crate::oci::{Manifest, RawManifest, media_type};
+    use crate::build::{BaseImage, header};
+    use crate::oci::{Digest, Manifest, RawManifest, media_type};
 
     /// A packed graph whose files come in this order, at this time.
     fn packed(names: &[&str], time: u64) -> Vec<u8> {

@@ -1,8 +1,13 @@
 //! Images that are made here: one layer on top of a base, the same bytes from the same inputs. Pure.
 
+pub mod catalog;
 pub mod graph;
 
+use std::collections::BTreeSet;
+use std::io::{self, Write as _};
+
 use bytes::Bytes;
+use flate2::{Compression, GzBuilder};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Reason};
@@ -36,11 +41,68 @@ pub struct Built {
 }
 
 /// A layer, as a tar.
-struct Layer {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
     /// Compressed with gzip.
-    bytes: Bytes,
+    pub bytes: Bytes,
     /// Digest of the tar itself.
-    diff_id: Digest,
+    pub diff_id: Digest,
+}
+
+/// Puts a layer together; the same entries in the same order give the same bytes.
+struct Packer {
+    tar: tar::Builder<Vec<u8>>,
+    folders: BTreeSet<String>,
+}
+
+impl Default for Packer {
+    fn default() -> Self {
+        Self { tar: tar::Builder::new(Vec::new()), folders: BTreeSet::new() }
+    }
+}
+
+impl Packer {
+    /// Adds a file that everybody may read, and the folders above it.
+    fn file(&mut self, path: &str, content: &[u8]) -> io::Result<()> {
+        if let Some((folder, _)) = path.rsplit_once('/') {
+            self.folder(folder, 0o755)?;
+        }
+        self.tar.append_data(&mut header(tar::EntryType::Regular, 0o644, content.len() as u64), path, content)
+    }
+
+    /// Adds a folder of this mode, unless it is there, and those above it.
+    fn folder(&mut self, path: &str, mode: u32) -> io::Result<()> {
+        let above: Vec<_> =
+            path.match_indices('/').filter_map(|(at, _)| path.get(..at)).map(|path| (path, 0o755)).collect();
+        for (folder, mode) in above.into_iter().chain([(path, mode)]) {
+            if self.folders.insert(folder.to_owned()) {
+                self.tar.append_data(
+                    &mut header(tar::EntryType::Directory, mode, 0),
+                    format!("{folder}/"),
+                    io::empty(),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<Layer> {
+        let tar = self.tar.into_inner()?;
+        let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
+        encoder.write_all(&tar)?;
+        Ok(Layer { bytes: Bytes::from(encoder.finish()?), diff_id: Digest::of(&tar) })
+    }
+}
+
+fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }
 
 /// Adds `layer` to each image of `base` and changes its config.

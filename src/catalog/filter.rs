@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::channel::{Graph, GraphError};
-use super::{Blob, Catalog, Channel, Content, Pick, Range, Selection, VersionFault, nearest, version};
+use super::{Blob, Catalog, Channel, Content, Deprecations, Pick, Range, Selection, VersionFault, nearest, version};
 
 /// What is left of a catalog.
 #[derive(Clone, Debug, Default)]
@@ -407,22 +407,11 @@ impl Plan {
         content.bundles.retain(|bundle| kept.contains(&bundle.blob.name));
         let bundles: BTreeSet<&str> = content.bundles.iter().map(|bundle| bundle.blob.name.as_str()).collect();
         for deprecations in &mut content.deprecations {
-            let stays = |schema: &str, name: &str| match schema {
+            deprecations.keep(|schema, name| match schema {
                 "olm.bundle" => bundles.contains(name),
                 "olm.channel" => self.channels.contains_key(name),
                 _ => true,
-            };
-            let before = deprecations.entries.len();
-            deprecations.entries.retain(|entry| stays(&entry.reference.schema, &entry.reference.name));
-            if deprecations.entries.len() != before {
-                let text = |entry: &Value, key: &str| {
-                    let text = entry.get("reference").and_then(|reference| reference.get(key)).and_then(Value::as_str);
-                    text.unwrap_or_default().to_owned()
-                };
-                deprecations
-                    .blob
-                    .edit(|blob| retain(blob, |entry| stays(&text(entry, "schema"), &text(entry, "name"))));
-            }
+            });
         }
         content
     }
@@ -435,9 +424,25 @@ fn retain(blob: &mut Value, stays: impl Fn(&Value) -> bool) {
     }
 }
 
+impl Deprecations {
+    /// Keeps the entries about what stays, which is told by schema and name.
+    pub(super) fn keep(&mut self, stays: impl Fn(&str, &str) -> bool) {
+        let before = self.entries.len();
+        self.entries.retain(|entry| stays(&entry.reference.schema, &entry.reference.name));
+        if self.entries.len() == before {
+            return;
+        }
+        let text = |entry: &Value, key: &str| {
+            let text = entry.get("reference").and_then(|reference| reference.get(key)).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        self.blob.edit(|blob| retain(blob, |entry| stays(&text(entry, "schema"), &text(entry, "name"))));
+    }
+}
+
 impl Blob {
     /// Writes the document anew.
-    fn edit(&mut self, change: impl FnOnce(&mut Value)) {
+    pub(super) fn edit(&mut self, change: impl FnOnce(&mut Value)) {
         // It was read as JSON before.
         if let Ok(mut value) = serde_json::from_str(&self.json) {
             change(&mut value);

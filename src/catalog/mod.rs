@@ -4,12 +4,14 @@
 //! What the filter cuts is written anew: the entries of a channel, the default channel of a package, deprecations.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use semver::Version;
 use serde::{Deserialize, Deserializer};
 
 mod channel;
 mod filter;
+mod leave_out;
 mod read;
 mod related;
 mod selection;
@@ -18,8 +20,9 @@ mod version;
 
 pub use channel::{Entry, GraphError};
 pub use filter::{FilterError, Filtered, filter};
+pub use leave_out::{LeaveOutError, leave_out};
 pub use read::{Loader, ReadError};
-pub use related::{BadImage, Related, related};
+pub use related::{BadImage, BundleName, Related, related};
 pub use selection::{Pick, PickedChannel, Selection, SelectionError};
 pub use validate::{Fault, validate};
 pub use version::{Bound, Range};
@@ -81,6 +84,13 @@ pub struct Bundle {
     pub related: Vec<String>,
     /// The document.
     pub blob: Blob,
+}
+
+impl Bundle {
+    /// Its name within a catalog.
+    fn named(&self, package: &Arc<str>) -> BundleName {
+        BundleName { package: Arc::clone(package), bundle: self.blob.name.as_str().into() }
+    }
 }
 
 /// An entry of `olm.deprecations`.
@@ -170,6 +180,42 @@ impl Catalog {
         others.sort();
         let others = others.into_iter().map(|blob| blob.json.as_str());
         self.packages.values().flat_map(Content::lines).chain(others).collect()
+    }
+
+    /// The files that the catalog is written as, by their path below its root: one for each package, and one for what
+    /// belongs to none. The same catalog gives the same bytes.
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let text = |lines: Vec<&str>| lines.into_iter().flat_map(|line| [line, "\n"]).collect::<String>().into_bytes();
+        let mut files: BTreeMap<_, _> = self
+            .packages
+            .iter()
+            .map(|(name, content)| (format!("{name}/catalog.json"), text(content.lines())))
+            .collect();
+        if !self.others.is_empty() {
+            let mut others: Vec<_> = self.others.iter().collect();
+            others.sort();
+            files.insert("catalog.json".to_owned(), text(others.into_iter().map(|blob| blob.json.as_str()).collect()));
+        }
+        files
+    }
+
+    /// The names of all bundles.
+    pub fn names(&self) -> impl Iterator<Item = BundleName> {
+        self.packages.iter().flat_map(|(package, content)| {
+            let package: Arc<str> = package.as_str().into();
+            content.bundles.iter().map(move |bundle| bundle.named(&package))
+        })
+    }
+
+    /// Every package that a bundle says it needs, and that is not there, with a bundle that says so.
+    pub fn unmet(&self) -> BTreeMap<&str, BundleName> {
+        let needs = self.packages.iter().flat_map(|(package, content)| {
+            content.bundles.iter().flat_map(move |bundle| {
+                let name = bundle.named(&package.as_str().into());
+                bundle.requires.iter().map(move |needed| (needed.as_str(), name.clone()))
+            })
+        });
+        needs.filter(|(needed, _)| !self.packages.contains_key(*needed)).collect()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use semver::Version;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
@@ -27,9 +28,12 @@ pub struct ReadError {
 }
 
 /// Takes in files one by one.
+#[derive(Clone, Debug)]
 pub struct Loader {
     /// The packages that are kept; all if there is none.
-    wanted: Option<BTreeSet<String>>,
+    wanted: Option<Arc<BTreeSet<String>>>,
+    /// Whether the texts of documents are kept.
+    texts: bool,
     catalog: Catalog,
     warnings: Vec<ReadError>,
     errors: Vec<ReadError>,
@@ -38,7 +42,43 @@ pub struct Loader {
 impl Loader {
     /// Keeps these packages, and what belongs to none; everything if there are none.
     pub fn new(wanted: Option<BTreeSet<String>>) -> Self {
-        Self { wanted, catalog: Catalog::default(), warnings: Vec::new(), errors: Vec::new() }
+        let wanted = wanted.map(Arc::new);
+        Self { wanted, texts: true, catalog: Catalog::default(), warnings: Vec::new(), errors: Vec::new() }
+    }
+
+    /// Keeps what is read of each document, and not its text: for a catalog that is not written again.
+    #[must_use]
+    pub fn without_texts(self) -> Self {
+        Self { texts: false, ..self }
+    }
+
+    /// An empty one that keeps the same.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let (wanted, texts) = (self.wanted.clone(), self.texts);
+        Self { wanted, texts, catalog: Catalog::default(), warnings: Vec::new(), errors: Vec::new() }
+    }
+
+    /// Takes in what another one has.
+    pub fn extend(&mut self, other: Self) {
+        for (name, content) in other.catalog.packages {
+            let into = self.catalog.packages.entry(name).or_default();
+            into.packages.extend(content.packages);
+            into.channels.extend(content.channels);
+            into.bundles.extend(content.bundles);
+            into.deprecations.extend(content.deprecations);
+            into.others.extend(content.others);
+        }
+        self.catalog.others.extend(other.catalog.others);
+        self.warnings.extend(other.warnings);
+        self.errors.extend(other.errors);
+    }
+
+    /// Takes note of a file that could not be read at all; what it is about is told by its folder.
+    pub fn unreadable(&mut self, path: &str, why: &str) {
+        let error = ReadError { file: path.to_owned(), line: 1, message: why.to_owned() };
+        let list = if self.concerns(path, b"", &BTreeSet::new()) { &mut self.errors } else { &mut self.warnings };
+        list.push(error);
     }
 
     /// Takes in one file; `path` is below the root of the catalog.
@@ -110,7 +150,8 @@ impl Loader {
             return Ok(());
         }
         let within = |error: serde_json::Error| format!("{} `{}`: {error}", head.schema, head.name);
-        let blob = Blob { schema: head.schema.clone(), name: head.name.clone(), json: compact(raw) };
+        let json = if self.texts { compact(raw) } else { String::new() };
+        let blob = Blob { schema: head.schema.clone(), name: head.name.clone(), json };
         if package.is_empty() {
             self.catalog.others.push(blob);
             return Ok(());

@@ -1,6 +1,10 @@
 //! The images that a catalog needs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use semver::Version;
 
 use super::Catalog;
 use crate::oci::Reference;
@@ -10,8 +14,25 @@ use crate::oci::Reference;
 pub struct Related {
     /// The image.
     pub image: Reference,
-    /// The bundles that need it, as `package/bundle`.
-    pub bundles: BTreeSet<String>,
+    /// The bundles that need it.
+    pub bundles: BTreeSet<BundleName>,
+    /// The highest version of these bundles; none if no version is known.
+    pub newest: Option<Version>,
+}
+
+/// Names a bundle within a catalog.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BundleName {
+    /// Its package.
+    pub package: Arc<str>,
+    /// Its own name.
+    pub bundle: Arc<str>,
+}
+
+impl fmt::Display for BundleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.package, self.bundle)
+    }
 }
 
 /// An image that cannot be had whatever a registry has: its name is none.
@@ -46,21 +67,24 @@ pub fn related(catalog: &Catalog) -> Result<BTreeMap<String, Related>, Vec<BadIm
     let mut found: BTreeMap<String, Related> = BTreeMap::new();
     let mut bad = Vec::new();
     for (package, content) in &catalog.packages {
+        let package: Arc<str> = package.as_str().into();
         for bundle in &content.bundles {
+            let name = bundle.named(&package);
+            let version = bundle.version.as_ref().ok();
             let own = Some(&bundle.image).filter(|image| !image.is_empty());
             for image in bundle.related.iter().chain(own) {
-                let name = format!("{package}/{}", bundle.blob.name);
                 if let Some(known) = found.get_mut(image) {
-                    known.bundles.insert(name);
+                    known.bundles.insert(name.clone());
+                    known.newest = known.newest.take().max(version.cloned());
                     continue;
                 }
                 match read(image) {
                     Ok(reference) => {
-                        let bundles = BTreeSet::from([name]);
-                        found.insert(image.clone(), Related { image: reference, bundles });
+                        let bundles = BTreeSet::from([name.clone()]);
+                        found.insert(image.clone(), Related { image: reference, bundles, newest: version.cloned() });
                     }
                     Err(why) => bad.push(BadImage {
-                        package: package.clone(),
+                        package: package.to_string(),
                         bundle: bundle.blob.name.clone(),
                         image: image.clone(),
                         why,

@@ -9,7 +9,7 @@ use std::fmt;
 use semver::{BuildMetadata, Prerelease, Version};
 
 /// A version with one to three numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bound {
     text: String,
     version: Version,
@@ -45,7 +45,7 @@ impl Bound {
 }
 
 /// From one version to another, both included.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Range {
     /// The lowest.
     pub min: Option<Bound>,

@@ -8,11 +8,11 @@ use crate::api::{Attachments, HostSettings, ImageSetMirror, Override, Tls};
 use crate::copy::Trust;
 use crate::failure::chain;
 use crate::file::{self, Destination, Loaded, To};
-use crate::oci::{Content, Registry};
+use crate::oci::Registry;
 use crate::registry::{Client, Credentials, Limits, Prefix, Side, Throttle};
 use crate::request::Request;
 use crate::state::{Memory, Place};
-use crate::sync::{Copy, Sides, client_settings, tls};
+use crate::sync::{Copy, Resolved, Sides, client_settings, tls};
 
 /// State that is kept from the command line, beside that of clusters.
 const NO_CLUSTER: &str = "command-line";
@@ -31,7 +31,7 @@ impl Prepared {
     /// A copy with nothing remembered; `now` gives the time that completed images are noted with.
     pub(super) fn copy<'a>(
         &'a self,
-        made: &Arc<Content>,
+        resolved: &Resolved,
         memory: &'a Memory,
         now: &'a (dyn Fn() -> String + Sync),
     ) -> Copy<'a> {
@@ -39,7 +39,8 @@ impl Prepared {
         Copy {
             request,
             sides,
-            made: Arc::clone(made),
+            made: Arc::clone(&resolved.made),
+            catalogs: Arc::clone(&resolved.catalogs),
             throttle: self.throttle.clone(),
             place,
             memory,

@@ -25,7 +25,7 @@ use crate::resources::{
     Stored, containerd_hosts, manifest_keys,
 };
 use crate::state::Memory;
-use crate::sync::{Copied, resolve};
+use crate::sync::{CatalogReport, Copied, resolve};
 
 /// Folder of files for containerd, named as it is on nodes.
 const HOSTS: &str = "certs.d";
@@ -37,6 +37,8 @@ struct Machine<'a> {
     complete: bool,
     plan_digest: String,
     report: &'a Report,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    catalogs: &'a [CatalogReport],
     unresolved: Vec<Unresolved<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     state_failure: Option<&'a Failure>,
@@ -75,7 +77,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let memory = Memory::default();
     let clock = Clock::system();
     let now = move || clock.now_in_seconds().to_string();
-    let copy = prepared.copy(&resolved.made, &memory, &now);
+    let copy = prepared.copy(&resolved, &memory, &now);
     let progress = Progress::new(plan.items.len());
     let stop = Stop::default();
     let interrupted = tokio::signal::ctrl_c();
@@ -100,6 +102,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         Ok(copied) => copied,
         Err(failure) => return fail(&failure.to_string()),
     };
+    let plan = &copied.plan;
     let complete = copied.report.complete() && plan.failures.is_empty() && copied.state_failure.is_none();
     let text = match args.output {
         MirrorOutput::Json => machine(plan, &copied, complete),
@@ -108,7 +111,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let printed = print(&text);
     let written = match &args.out {
         Some(directory) => {
-            let releases = Releases::of(&resolved.wanted, &resolved.plan);
+            let releases = Releases::of(&resolved.wanted, plan);
             write_resources(directory, &prepared, plan, &releases, &copied.report, &before)
         }
         None => Ok(()),
@@ -125,6 +128,7 @@ fn machine(plan: &Plan, copied: &Copied, complete: bool) -> String {
         complete,
         plan_digest: plan.digest().to_string(),
         report: &copied.report,
+        catalogs: &copied.catalogs,
         unresolved: unresolved.map(|(origin, failure)| Unresolved { origin, failure }).collect(),
         state_failure: copied.state_failure.as_ref(),
     })

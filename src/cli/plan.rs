@@ -55,7 +55,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         return if plan.failures.is_empty() { printed } else { FAILED };
     }
     let memory = Memory::default();
-    let copy = prepared.copy(&resolved.made, &memory, &String::new);
+    let copy = prepared.copy(&resolved, &memory, &String::new);
     let (survey, added, removed) = match copy.survey(plan, &Stop::default()).await {
         Ok(survey) => survey,
         Err(failure) => return fail(&failure.to_string()),

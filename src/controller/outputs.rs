@@ -836,6 +836,8 @@ mod tests {
                 },
                 platforms: BTreeSet::new(),
                 after: BTreeSet::new(),
+                rank: None,
+                unmet: None,
             };
             let wanted = Wanted { items: request.additional.iter().map(item).collect(), ..Wanted::default() };
             let root = TargetRoot { registry: request.target.registry.clone(), prefix: None };

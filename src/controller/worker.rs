@@ -24,7 +24,7 @@ use crate::registry::Throttle;
 use crate::request::{Attachments, Mode, Request};
 use crate::resources::Releases;
 use crate::state::{Memory, Place, load_plan};
-use crate::sync::{Cache, Copy, Resolved, Sides, resolve};
+use crate::sync::{Cache, CatalogReport, Copy, Resolved, Sides, reports, resolve};
 
 /// One order: a valid spec, when its object was made, for questions of who came first, and what may be relied on.
 #[derive(Clone)]
@@ -64,6 +64,7 @@ pub(super) enum Ended {
 /// What a sync that went through found and did.
 pub(super) struct Done {
     pub(super) resolved: Resolved,
+    pub(super) catalogs: Vec<CatalogReport>,
     pub(super) added: usize,
     pub(super) removed: usize,
     pub(super) result: Deed,
@@ -298,6 +299,7 @@ impl Work for Worker {
             request,
             sides: &prepared.sides,
             made: Arc::clone(&prepared.resolved.made),
+            catalogs: Arc::clone(&prepared.resolved.catalogs),
             throttle: self.throttle.clone(),
             place: &prepared.place,
             memory: &memory,
@@ -309,7 +311,8 @@ impl Work for Worker {
             Mode::Mirror => {
                 let watch = Watch { fence: &self.fence, progress, metrics: &self.metrics };
                 copy.run(plan, &watch, stop).await.map(|copied| Done {
-                    resolved: prepared.resolved.clone(),
+                    resolved: Resolved { plan: copied.plan, ..prepared.resolved.clone() },
+                    catalogs: copied.catalogs,
                     added: copied.added,
                     removed: copied.removed,
                     result: Deed::Copied(copied.report),
@@ -318,6 +321,7 @@ impl Work for Worker {
             }
             Mode::Plan => copy.survey(plan, stop).await.map(|(survey, added, removed)| Done {
                 resolved: prepared.resolved.clone(),
+                catalogs: reports(&prepared.resolved.catalogs),
                 added,
                 removed,
                 result: Deed::Surveyed(survey),
@@ -463,6 +467,7 @@ mod tests {
             destination: PLACE.parse().unwrap(),
             platforms: BTreeSet::new(),
             after: Vec::new(),
+            unmet: None,
         };
         let origin = Origin { kind: OriginKind::Additional, name: "a".to_owned() };
         let failure = (origin, Failure::transient(Reason::NetworkUnreachable, ""));
@@ -472,6 +477,7 @@ mod tests {
             items: digest.map(item).into_iter().collect(),
             blocked: Vec::new(),
             failures: if gaps { vec![failure] } else { Vec::new() },
+            notes: Vec::new(),
         })
     }
 

@@ -106,12 +106,20 @@ impl Engine {
                 Top::Absent => {}
             }
         }
+        if let (Top::Absent, Some(unmet)) = (top, &item.unmet) {
+            return Err(unmet.clone());
+        }
+        let made = self.made.get(&item.digest).is_some();
+        // What is made here is made of what comes before it: if that does not come, something else may be made.
+        if top == Top::Absent && made {
+            follow(run, item, gates).await?;
+        }
         let tree = self.tree(&image, &item.digest, Some(&item.platforms), top, 0).await?;
         // Nobody else knows what was made here.
-        if self.settings.attachments == Attachments::Copy && self.made.get(&item.digest).is_none() {
+        if self.settings.attachments == Attachments::Copy && !made {
             self.attachments(&image, &tree.digests).await?;
         }
-        if top == Top::Absent {
+        if top == Top::Absent && !made {
             follow(run, item, gates).await?;
         }
         self.commit(&image, at, &tree, Some(&item.platforms), top, 0).await

@@ -98,6 +98,9 @@ impl Engine {
         let at = item.destination.tag().map_or(By::Digest(&item.digest), By::Tag);
         let there = self.target.head_manifest(look.target, at).await.map_err(|error| error.failure())?;
         let present = there.as_ref() == Some(&item.digest);
+        if let (false, Some(unmet)) = (present, &item.unmet) {
+            return Err(unmet.clone());
+        }
         self.weigh(look, &item.digest, Some(&item.platforms), present, 0).await?;
         Ok(if present { Finding::Present } else { Finding::Missing })
     }
@@ -112,9 +115,14 @@ impl Engine {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let (client, repository) = if present { (&self.target, look.target) } else { (&self.source, look.source) };
-            let manifest = client.manifest(repository, By::Digest(digest)).await.map_err(|error| error.failure())?;
-            let absent = if present { vanished } else { not_found };
-            let manifest = manifest.ok_or_else(|| absent(&repository.at(digest.clone())))?;
+            let manifest = match self.made.manifest(digest).filter(|_| !present) {
+                Some(made) => made,
+                None => {
+                    let found = client.manifest(repository, By::Digest(digest)).await;
+                    let absent = if present { vanished } else { not_found };
+                    found.map_err(|error| error.failure())?.ok_or_else(|| absent(&repository.at(digest.clone())))?
+                }
+            };
             let parsed = manifest.parse().map_err(|error| super::image::invalid(repository, digest, &error))?;
             match parsed {
                 Manifest::Image { blobs, .. } => {

@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::{Component, Path};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf as _, Bytes};
 use flate2::bufread::MultiGzDecoder;
 use tokio::sync::mpsc;
 
 use crate::failure::{Failure, Reason};
-use crate::oci::{Descriptor, Repository};
+use crate::oci::{Descriptor, Digest, Repository};
 use crate::registry::Client;
 
 /// Bytes that one layer may unpack to. The largest of releases have 700 MB.
@@ -29,18 +29,49 @@ const WHITEOUT: &str = ".wh.";
 /// Marks a folder that hides all of its content below.
 const OPAQUE: &str = ".wh..wh..opq";
 
-/// What is looked for.
-pub(super) struct Wanted {
+/// What is looked for, and what is made of it.
+pub(super) struct Wanted<T> {
     /// The folder, without slashes around it.
     pub(super) folder: String,
-    /// Whether a file is to be read, by its path below the folder.
-    pub(super) file: fn(&str) -> bool,
-    /// The longest file that is read.
-    pub(super) max_file: u64,
+    /// What is made of an entry, by its path below the folder; none of it counts before the whole layer was read.
+    pub(super) take: Take<T>,
+    /// What a layer that cannot be read is a failure of.
+    pub(super) reason: Reason,
 }
 
-/// A file that was found: its path below the folder, and its content.
-pub(super) type Found = (String, Bytes);
+/// Makes something of an entry, or leaves it out.
+pub(super) type Take<T> = Box<dyn Fn(&str, Entry<'_>) -> io::Result<Option<T>> + Send + Sync>;
+
+/// An entry of the folder that is no folder itself.
+pub(super) enum Entry<'a> {
+    /// A file and its length.
+    File(&'a mut dyn Read, u64),
+    /// A link to this path below the image's root.
+    Link(String),
+}
+
+/// Something that was found: its path below the folder, and what was made of it.
+pub(super) type Found<T> = (String, T);
+
+/// Layers that were read and that have nothing of a folder, and remove nothing of it either: they need not be read again.
+#[derive(Debug, Default)]
+pub(super) struct Barren(Mutex<BTreeSet<(Digest, String)>>);
+
+/// The most layers that are remembered to have nothing.
+const MOST_BARREN: usize = 4096;
+
+impl Barren {
+    fn has(&self, layer: &Digest, folder: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&(layer.clone(), folder.to_owned()))
+    }
+
+    fn add(&self, layer: &Digest, folder: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MOST_BARREN {
+            known.insert((layer.clone(), folder.to_owned()));
+        }
+    }
+}
 
 /// What the layers above hide.
 #[derive(Debug, Default)]
@@ -67,41 +98,55 @@ impl Above {
 }
 
 /// What one layer has.
-#[derive(Debug, Default)]
-struct Layer {
-    found: Vec<Found>,
+#[derive(Debug)]
+struct Layer<T> {
+    found: Vec<Found<T>>,
     above: Above,
+}
+
+impl<T> Layer<T> {
+    fn is_barren(&self) -> bool {
+        self.found.is_empty() && self.above.covered.is_empty() && self.above.opaque.is_empty()
+    }
 }
 
 /// Reads what is wanted from `layers`, which are in the order of the manifest; `enough` says after each layer whether those
 /// below need not be read.
-pub(super) async fn read(
+pub(super) async fn read<T: Send + 'static>(
     client: &Client,
     repository: &Repository,
     layers: &[Descriptor],
-    wanted: Arc<Wanted>,
-    enough: impl Fn(&[Found]) -> bool,
-) -> Result<Vec<Found>, Failure> {
-    let mut found: Vec<Found> = Vec::new();
+    wanted: &Arc<Wanted<T>>,
+    barren: &Barren,
+    enough: impl Fn(&[Found<T>]) -> bool,
+) -> Result<Vec<Found<T>>, Failure> {
+    let mut found: Vec<Found<T>> = Vec::new();
     let mut above = Above::default();
+    let folder = &wanted.folder;
     for blob in layers.iter().rev() {
-        let layer = one(client, repository, blob, &wanted).await?;
-        let visible = layer.found.into_iter().filter(|(path, _)| !above.hides(&format!("{}/{path}", wanted.folder)));
+        if barren.has(&blob.digest, folder) {
+            continue;
+        }
+        let layer = one(client, repository, blob, wanted).await?;
+        if layer.is_barren() {
+            barren.add(&blob.digest, folder);
+        }
+        let visible = layer.found.into_iter().filter(|(path, _)| !above.hides(&format!("{folder}/{path}")));
         found.extend(visible);
         above.extend(layer.above);
-        if enough(&found) {
+        if above.hides(&format!("{folder}/{WHITEOUT}")) || enough(&found) {
             break;
         }
     }
     Ok(found)
 }
 
-async fn one(
+async fn one<T: Send + 'static>(
     client: &Client,
     repository: &Repository,
     blob: &Descriptor,
-    wanted: &Arc<Wanted>,
-) -> Result<Layer, Failure> {
+    wanted: &Arc<Wanted<T>>,
+) -> Result<Layer<T>, Failure> {
     let mut reader = client.open_blob(repository, blob).await.map_err(|error| error.failure())?;
     let (sender, receiver) = mpsc::channel::<Bytes>(2);
     let looking = Arc::clone(wanted);
@@ -121,7 +166,7 @@ async fn one(
     drop(sender);
     let broken = |why: String| {
         let message = format!("layer `{}` of `{repository}` cannot be read: {why}", blob.digest);
-        Failure::permanent(Reason::PayloadInvalid, message)
+        Failure::permanent(wanted.reason, message)
     };
     match unpacking.await {
         Ok(Ok(layer)) => Ok(layer),
@@ -170,7 +215,7 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-fn unpack(frames: impl Read, packed: u64, wanted: &Wanted) -> io::Result<Layer> {
+fn unpack<T>(frames: impl Read, packed: u64, wanted: &Wanted<T>) -> io::Result<Layer<T>> {
     let mut packed_stream = io::BufReader::with_capacity(64 << 10, frames);
     let most = packed.saturating_mul(MAX_RATIO).clamp(FREE, MAX_UNPACKED);
     let magic = io::BufRead::fill_buf(&mut packed_stream)?;
@@ -185,8 +230,8 @@ fn unpack(frames: impl Read, packed: u64, wanted: &Wanted) -> io::Result<Layer> 
     files(Bounded { inner: stream, left: most, of: most }, wanted)
 }
 
-fn files(stream: impl Read, wanted: &Wanted) -> io::Result<Layer> {
-    let mut layer = Layer::default();
+fn files<T>(stream: impl Read, wanted: &Wanted<T>) -> io::Result<Layer<T>> {
+    let mut layer = Layer { found: Vec::new(), above: Above::default() };
     let mut archive = tar::Archive::new(stream);
     let mut count = 0;
     for entry in archive.entries()? {
@@ -215,15 +260,17 @@ fn files(stream: impl Read, wanted: &Wanted) -> io::Result<Layer> {
         }
         layer.above.covered.insert(path.clone());
         let below = path.strip_prefix(&wanted.folder).and_then(|rest| rest.strip_prefix('/'));
-        let Some(below) = below.filter(|below| kind.is_file() && (wanted.file)(below)) else { continue };
-        if entry.size() > wanted.max_file {
-            return Err(io::Error::other(format!("`{path}` is longer than {} bytes", wanted.max_file)));
-        }
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content)?;
+        let Some(below) = below.map(str::to_owned) else { continue };
+        let link = entry.link_name()?.map(|target| linked(parent, &target, kind.is_hard_link()));
+        let size = entry.size();
+        let taken = match link {
+            Some(target) => (wanted.take)(&below, Entry::Link(target))?,
+            None if kind.is_file() => (wanted.take)(&below, Entry::File(&mut entry, size))?,
+            None => None,
+        };
         // Of several entries with one name the last one counts.
-        layer.found.retain(|(known, _)| known != below);
-        layer.found.push((below.to_owned(), Bytes::from(content)));
+        layer.found.retain(|(known, _)| *known != below);
+        layer.found.extend(taken.map(|taken| (below, taken)));
     }
     Ok(layer)
 }
@@ -234,6 +281,25 @@ fn concerns(path: &str, parent: &str, folder: &str) -> bool {
         folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     within(path, folder) || within(folder, parent)
+}
+
+/// Where a link leads, below the root of the image; a hard link names that itself.
+fn linked(parent: &str, target: &Path, hard: bool) -> String {
+    let from_root = hard || target.is_absolute();
+    let mut parts: Vec<String> = if from_root {
+        Vec::new()
+    } else {
+        parent.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    };
+    for component in target.components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_string_lossy().into_owned()),
+            // There is nothing above the root.
+            Component::ParentDir => drop(parts.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    parts.join("/")
 }
 
 /// A path below the root.
@@ -260,8 +326,18 @@ mod tests {
 
     use super::*;
 
-    fn wanted() -> Wanted {
-        Wanted { folder: "a/b".to_owned(), file: |_| true, max_file: 100 }
+    /// Takes files of up to 100 bytes as they are, and links as where they lead.
+    fn wanted() -> Wanted<Bytes> {
+        let take: Take<Bytes> = Box::new(|_, entry| match entry {
+            Entry::File(_, size) if size > 100 => Err(io::Error::other("longer than 100")),
+            Entry::File(file, _) => {
+                let mut content = Vec::new();
+                file.read_to_end(&mut content)?;
+                Ok(Some(Bytes::from(content)))
+            }
+            Entry::Link(target) => Ok(Some(Bytes::from(format!("-> {target}")))),
+        });
+        Wanted { folder: "a/b".to_owned(), take, reason: Reason::PayloadInvalid }
     }
 
     fn tar(names: &[(&str, &str)]) -> Vec<u8> {
@@ -312,6 +388,27 @@ mod tests {
         assert_eq!(seen(&[below, &[(".wh.a", "")], &[("a/b/n", "new")]]), ["n=new"]);
         assert_eq!(seen(&[below, &[("/a/b/y", "a file now")]]), ["w=old", "x=old", "y=a file now"]);
         assert_eq!(seen(&[below, &[(".wh..wh..opq", "")]]), [""; 0]);
+    }
+
+    #[test]
+    fn links_are_told_by_where_they_lead() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, target, hard) in [
+            ("a/b/one", "../../etc/passwd", false),
+            ("a/b/c/two", "../x", false),
+            ("a/b/three", "/a/b/x", false),
+            ("a/b/four", "../../../../x", false),
+            ("a/b/five", "a/b/x", true),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(if hard { tar::EntryType::Link } else { tar::EntryType::Symlink });
+            header.set_size(0);
+            builder.append_link(&mut header, name, target).unwrap();
+        }
+        let bytes = builder.into_inner().unwrap();
+        let found = unpack(&bytes[..], bytes.len() as u64, &wanted()).unwrap().found;
+        let found: Vec<_> = found.iter().map(|(name, to)| format!("{name} {}", String::from_utf8_lossy(to))).collect();
+        assert_eq!(found, ["one -> etc/passwd", "c/two -> a/b/x", "three -> a/b/x", "four -> x", "five -> a/b/x"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::failure::{Failure, Reason};
 use crate::registry::Client;
 use crate::resolve::{Document, DocumentKey, Fetch};
 
+mod catalog;
 mod layers;
 mod release;
 
@@ -18,7 +19,10 @@ const REMEMBERED: usize = 128;
 /// What was fetched for one object and never changes, since its name is its digest: a later sync does not fetch it again. Not
 /// shared between objects, which may not read the same.
 #[derive(Debug, Default)]
-pub struct Cache(Mutex<BTreeMap<DocumentKey, Document>>);
+pub struct Cache {
+    documents: Mutex<BTreeMap<DocumentKey, Document>>,
+    barren: layers::Barren,
+}
 
 impl Cache {
     fn get(&self, key: &DocumentKey) -> Option<Document> {
@@ -27,7 +31,7 @@ impl Cache {
 
     fn put(&self, key: &DocumentKey, document: &Document) {
         let lasting = match (key, document) {
-            (DocumentKey::Payload(_) | DocumentKey::Base(_), _) => true,
+            (DocumentKey::Payload(_) | DocumentKey::Base(_) | DocumentKey::Catalog(_), _) => true,
             // Somebody may still sign it.
             (DocumentKey::Signatures(_), Document::Signatures(files)) => !files.is_empty(),
             _ => false,
@@ -39,7 +43,7 @@ impl Cache {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<DocumentKey, Document>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.documents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,6 +85,7 @@ impl Source {
         match key {
             DocumentKey::Graph(key) => self.graph(key).await.map(|graph| Document::Graph(Arc::new(graph))),
             DocumentKey::Payload(key) => self.payload(key).await.map(|payload| Document::Payload(Arc::new(payload))),
+            DocumentKey::Catalog(key) => self.catalog(key).await.map(|selected| Document::Catalog(Arc::new(selected))),
             DocumentKey::GraphData => self.graph_data().await.map(Document::GraphData),
             DocumentKey::Base(image) => self.base(image).await.map(|base| Document::Base(Arc::new(base))),
             DocumentKey::Signatures(key) => self.signatures(key).await.map(|files| Document::Signatures(files.into())),

@@ -1,12 +1,13 @@
 //! What releases are made from: graphs, payloads, signatures.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use url::Url;
 
 use super::Source;
-use super::layers::{self, Found, Wanted};
+use super::layers::{self, Entry, Found, Take, Wanted};
 use crate::build::{Base, BaseImage};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Manifest, RawManifest, Reference, Repository};
@@ -171,25 +172,42 @@ impl Source {
         };
         // The config comes first.
         let layers: Vec<Descriptor> = blobs.into_iter().skip(1).collect();
-        let wanted = Wanted {
-            folder: FOLDER.to_owned(),
-            file: |name| name == IMAGES || name == BOOT_IMAGES,
-            max_file: MAX_FILE,
-        };
-        let has = |found: &[Found], name: &str| found.iter().any(|(path, _)| path == name);
+        let take: Take<Bytes> = Box::new(|name, entry| match entry {
+            Entry::File(_, size) if is_wanted(name) && size > MAX_FILE => {
+                Err(io::Error::other(format!("`{FOLDER}/{name}` is longer than {MAX_FILE} bytes")))
+            }
+            Entry::File(file, _) if is_wanted(name) => {
+                let mut content = Vec::new();
+                file.read_to_end(&mut content)?;
+                Ok(Some(Bytes::from(content)))
+            }
+            _ => Ok(None),
+        });
+        let wanted = Arc::new(Wanted { folder: FOLDER.to_owned(), take, reason: Reason::PayloadInvalid });
+        let has = |found: &[Found<Bytes>], name: &str| found.iter().any(|(path, _)| path == name);
         // Whatever else the folder has is in the same layer.
-        let enough = |found: &[Found]| has(found, IMAGES);
-        let found = layers::read(&self.client, repository, &layers, Arc::new(wanted), enough).await?;
+        let enough = |found: &[Found<Bytes>]| has(found, IMAGES);
+        let found = layers::read(&self.client, repository, &layers, &wanted, &self.cache.barren, enough).await?;
         let file = |name: &str| found.iter().find(|(path, _)| path == name).map(|(_, content)| &content[..]);
         Payload::parse(file(IMAGES), file(BOOT_IMAGES)).map_err(|error| invalid(error.to_string()))
     }
 
-    async fn manifest(&self, repository: &Repository, by: By<'_>, named: &str) -> Result<RawManifest, Failure> {
+    pub(super) async fn manifest(
+        &self,
+        repository: &Repository,
+        by: By<'_>,
+        named: &str,
+    ) -> Result<RawManifest, Failure> {
         let found = self.client.manifest(repository, by).await.map_err(|error| error.failure())?;
         found.ok_or_else(|| {
             Failure::permanent(Reason::SourceNotFound, format!("`{named}` is not in the source registry"))
         })
     }
+}
+
+/// Whether a payload's file is read.
+fn is_wanted(name: &str) -> bool {
+    name == IMAGES || name == BOOT_IMAGES
 }
 
 /// A random UUID, of version 4.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Asked, Blocked, Category, Collision, Plan, PlanError, PlanItem, TargetId, TargetRoot, Unmappable, mapping,
 };
-use crate::oci::{Digest, Reference};
+use crate::failure::Failure;
+use crate::oci::{Digest, Reference, Tag};
 use crate::request::Pattern;
-use crate::resolve::{Item, ItemKey, Origin, OriginKind, Source, Wanted};
+use crate::resolve::{Item, ItemKey, Origin, OriginKind, Rank, Source, Wanted};
 
 /// One item of the plan while it is put together.
 struct Draft {
@@ -17,6 +18,7 @@ struct Draft {
     platforms: Option<BTreeSet<String>>,
     /// Who it must follow, as keys of the wanted list.
     after: BTreeSet<ItemKey>,
+    unmet: Option<Failure>,
 }
 
 /// Where an item goes and what it is: what makes two wants one item.
@@ -52,6 +54,8 @@ impl Plan {
                 Err(fault) => error.unmappable.push(Unmappable { origin: item.origin.clone(), error: fault }),
             }
         }
+        let mut notes = wanted.notes.clone();
+        part(wanted, &mut places, &mut notes);
         let drafts = unite(wanted, &places);
         error.collisions = collisions(&drafts);
         error.unmappable.sort_by(|a, b| a.origin.cmp(&b.origin));
@@ -71,7 +75,9 @@ impl Plan {
         let mut failures = wanted.failures.clone();
         failures.sort_by(|(a, x), (b, y)| (a, x.reason, &x.message).cmp(&(b, y.reason, &y.message)));
         failures.dedup();
-        Ok(Self { version: Self::VERSION, target, items, blocked: left_out, failures })
+        notes.sort_unstable();
+        notes.dedup();
+        Ok(Self { version: Self::VERSION, target, items, blocked: left_out, failures, notes })
     }
 }
 
@@ -79,7 +85,8 @@ fn asked(origin: &Origin, named: &Reference) -> Asked {
     let category = match origin.kind {
         OriginKind::Additional => Category::Generic,
         OriginKind::Release => Category::Release,
-        OriginKind::Graph => Category::Direct,
+        OriginKind::Operator => Category::Operator,
+        OriginKind::Graph | OriginKind::Catalog => Category::Direct,
     };
     Asked { origin: origin.clone(), named: named.clone(), category }
 }
@@ -91,9 +98,38 @@ fn blocking<'a>(blocked: &'a [Pattern], item: &Item, destination: Option<&Refere
     let Source::Registry { named, .. } = &item.source;
     let written = match item.origin.kind {
         OriginKind::Additional => item.origin.name.clone(),
-        OriginKind::Release | OriginKind::Graph => asked(&item.origin, named).written(),
+        OriginKind::Release | OriginKind::Graph | OriginKind::Operator | OriginKind::Catalog => {
+            asked(&item.origin, named).written()
+        }
     };
     Pattern::blocking(blocked, &written, destination.map(ToString::to_string).as_deref())
+}
+
+/// Lets content that nobody named give way where a place is contested. Each image is found by its digest in any case, under a
+/// tag made of it; the contested tag is for what the user named, else for what the highest version needs.
+fn part(wanted: &Wanted, places: &mut BTreeMap<ItemKey, Place>, notes: &mut Vec<String>) {
+    let mut rivals: BTreeMap<&Reference, BTreeMap<&Digest, (bool, &Rank)>> = BTreeMap::new();
+    for (key, (destination, digest)) in &*places {
+        let Some(item) = wanted.items.get(*key) else { continue };
+        let claim = (item.rank.is_none(), item.rank.as_ref().unwrap_or(&None));
+        let best = rivals.entry(destination).or_default().entry(digest).or_insert(claim);
+        *best = claim.max(*best);
+    }
+    let mut winners: BTreeMap<Reference, Digest> = BTreeMap::new();
+    for (destination, digests) in rivals.into_iter().filter(|(_, digests)| digests.len() > 1) {
+        // Of equals, the one whose digest sorts first.
+        let best = digests.iter().max_by(|(a, x), (b, y)| x.cmp(y).then_with(|| b.cmp(a)));
+        winners.extend(best.map(|(digest, _)| (destination.clone(), (*digest).clone())));
+    }
+    for (key, (destination, digest)) in places {
+        let Some(winner) = winners.get(destination).filter(|winner| *winner != digest) else { continue };
+        if wanted.items.get(*key).is_some_and(|item| item.rank.is_some()) {
+            let own = destination.repository().tagged(Tag::of_digest(digest));
+            notes
+                .push(format!("`{destination}` is for {winner}: {digest}, which is wanted there too, goes to `{own}`"));
+            *destination = own;
+        }
+    }
 }
 
 fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, Draft> {
@@ -105,10 +141,14 @@ fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, 
             asked: Vec::with_capacity(1),
             platforms: Some(BTreeSet::new()),
             after: BTreeSet::new(),
+            unmet: None,
         });
         let Source::Registry { named, .. } = &item.source;
         draft.asked.push(asked(&item.origin, named));
         draft.after.extend(&item.after);
+        if draft.unmet.is_none() {
+            draft.unmet.clone_from(&item.unmet);
+        }
         if item.platforms.is_empty() {
             draft.platforms = None;
         }
@@ -188,6 +228,7 @@ fn order(
             destination,
             platforms: draft.platforms.unwrap_or_default(),
             after,
+            unmet: draft.unmet,
         });
     }
     if drafts.is_empty() { Ok(items) } else { Err(drafts.into_keys().map(|(destination, _)| destination).collect()) }
@@ -234,6 +275,8 @@ mod tests {
             },
             platforms: BTreeSet::new(),
             after: BTreeSet::new(),
+            rank: None,
+            unmet: None,
         }
     }
 

@@ -75,6 +75,8 @@ mod tests {
             },
             platforms: BTreeSet::new(),
             after: BTreeSet::new(),
+            rank: None,
+            unmet: None,
         }
     }
 

@@ -31,13 +31,15 @@ pub enum Category {
     Generic,
     /// Payloads of releases and what they consist of.
     Release,
+    /// Images that operators need.
+    Operator,
     /// What is named by its place in the target only: no rule leads there.
     Direct,
 }
 
 impl Category {
     /// Those that have mirror sets of their own.
-    pub const RULED: [Self; 2] = [Self::Release, Self::Generic];
+    pub const RULED: [Self; 3] = [Self::Release, Self::Operator, Self::Generic];
 }
 
 /// Who asked for an item, and under which name nodes will pull it.
@@ -66,6 +68,9 @@ pub struct PlanItem {
     /// Indexes of the items that must be complete before this one's tag appears; always smaller than the item's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<usize>,
+    /// What it would have to follow and cannot be had: the item cannot be complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmet: Option<Failure>,
 }
 
 /// An image left out on purpose.
@@ -90,6 +95,9 @@ pub struct Plan {
     pub blocked: Vec<Blocked>,
     /// The origins that could not be resolved.
     pub failures: Vec<(Origin, Failure)>,
+    /// What a person should know although nothing failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Two entries of the user want different content at one place.
@@ -234,16 +242,21 @@ fn quoted(text: &str) -> String {
 impl Asked {
     /// The image in the user's own words, without the tag if there is a digest.
     pub(super) fn written(&self) -> String {
-        if self.origin.kind != OriginKind::Additional {
-            // Payloads are named by the tag that their signer knows them by.
-            return match self.named.tag() {
-                Some(tag) => self.named.repository().tagged(tag.clone()).to_string(),
+        let (repository, tag, digest) = (self.named.repository(), self.named.tag(), self.named.digest());
+        match self.origin.kind {
+            OriginKind::Additional => match Reference::split(&self.origin.name) {
+                (name, _, Some(digest)) => format!("{name}@{digest}"),
+                _ => self.origin.name.clone(),
+            },
+            // Payloads are named by the tag that their signer knows them by, catalogs by the user.
+            OriginKind::Release | OriginKind::Graph | OriginKind::Catalog => match tag {
+                Some(tag) => repository.tagged(tag.clone()).to_string(),
                 None => self.named.to_string(),
-            };
-        }
-        match Reference::split(&self.origin.name) {
-            (name, _, Some(digest)) => format!("{name}@{digest}"),
-            _ => self.origin.name.clone(),
+            },
+            OriginKind::Operator => match digest {
+                Some(digest) => repository.at(digest.clone()).to_string(),
+                None => self.named.to_string(),
+            },
         }
     }
 }

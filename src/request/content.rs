@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::build::Faults;
-use super::{AdditionalImage, Pattern, ReleaseRequest, Target, pattern, release};
+use super::{AdditionalImage, CatalogRequest, Pattern, ReleaseRequest, Target, operators, pattern, release};
 use crate::api::content::{self as api, Content};
 use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
 
@@ -15,6 +15,7 @@ const RECORDS: &str = "/imageset-mirror/state/";
 /// What `spec.mirror` asks for.
 pub(super) struct Read {
     pub(super) releases: Option<ReleaseRequest>,
+    pub(super) catalogs: Vec<CatalogRequest>,
     pub(super) additional: Vec<AdditionalImage>,
     pub(super) blocked: Vec<Pattern>,
 }
@@ -32,13 +33,7 @@ pub(super) fn read(spec: &Content, target: Option<&Target>, faults: &mut Faults,
              helm.repositories",
         );
     }
-    if !spec.operators.is_empty() {
-        check_operators(&spec.operators, faults);
-        faults.unsupported(
-            "spec.mirror.operators",
-            "operator catalogs are not supported by this version yet: leave `operators` out and mirror them with oc-mirror for now",
-        );
-    }
+    let catalogs = operators::read(&spec.operators, faults, warnings);
     if let Some(helm) = helm.filter(|_| charts) {
         check_helm(helm, faults);
         faults.unsupported(
@@ -56,7 +51,7 @@ pub(super) fn read(spec: &Content, target: Option<&Target>, faults: &mut Faults,
     for (index, message) in compiled.into_iter().enumerate().filter_map(|(index, found)| Some((index, found.err()?))) {
         faults.invalid(format!("spec.mirror.blockedImages[{index}].name"), message);
     }
-    Read { releases, additional, blocked }
+    Read { releases, catalogs, additional, blocked }
 }
 
 fn additional(
@@ -171,55 +166,6 @@ pub(super) fn image(field: &str, text: &str, faults: &mut Faults) -> Option<Refe
 
 pub(super) fn platforms(entries: &[api::PlatformFilter]) -> BTreeSet<Platform> {
     entries.iter().map(|entry| Platform { os: entry.os.clone(), architecture: entry.architecture.clone() }).collect()
-}
-
-fn check_operators(operators: &[api::Operator], faults: &mut Faults) {
-    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
-    for (index, operator) in operators.iter().enumerate() {
-        let field = format!("spec.mirror.operators[{index}]");
-        let catalog = image(&format!("{field}.catalog"), &operator.catalog, faults);
-        if let Some(path) = &operator.target_catalog {
-            faults.parse::<RepositoryPath>(&format!("{field}.targetCatalog"), path);
-        }
-        if let Some(tag) = &operator.target_tag {
-            faults.parse::<Tag>(&format!("{field}.targetTag"), tag);
-        }
-        if let Some(template) = operator.target_catalog_source_template.as_ref().filter(|name| name.contains('/')) {
-            faults.invalid(
-                format!("{field}.targetCatalogSourceTemplate"),
-                format!(
-                    "`{template}` is a path, and here the name of a ConfigMap is wanted: `kubectl create configmap NAME \
-                     --from-file=catalogsource.yaml={template}`, and write NAME"
-                ),
-            );
-        }
-        if let Some(catalog) = catalog {
-            let (name, tag, digest) = Reference::split(&operator.catalog);
-            let kept = name.split_once('/').map_or(name, |(_, path)| path);
-            let path = operator.target_catalog.as_deref().unwrap_or(kept);
-            let tag = operator.target_tag.as_deref().or(tag).or(digest).unwrap_or_default();
-            let first = *places.entry((path.to_owned(), tag.to_owned())).or_insert(index);
-            if first != index {
-                faults.invalid(
-                    &field,
-                    format!(
-                        "`{catalog}` and operators[{first}] are two catalogs that would land on one tag: give one of them a \
-                         targetCatalog or targetTag"
-                    ),
-                );
-            }
-        }
-        for (index, package) in operator.packages.iter().enumerate() {
-            let bounds = package.min_version.is_some() || package.max_version.is_some();
-            let inner = package.channels.iter().any(|c| c.min_version.is_some() || c.max_version.is_some());
-            if bounds && inner {
-                faults.invalid(
-                    format!("{field}.packages[{index}]"),
-                    "give minVersion and maxVersion for the package or for its channels, not for both",
-                );
-            }
-        }
-    }
 }
 
 fn check_helm(helm: &api::Helm, faults: &mut Faults) {

@@ -20,11 +20,13 @@ use crate::oci::{Platform, Reference, Registry, RepositoryPath, Tag};
 mod build;
 mod content;
 mod key;
+mod operators;
 mod pattern;
 mod release;
 mod units;
 
 pub use build::{is_forced, request_token};
+pub use operators::CatalogRequest;
 pub use release::{BootImage, MULTI, Product, ReleaseChannel, ReleaseChoice, ReleaseRequest, Versions};
 
 /// Whether a fault is a mistake or something that is not built yet.
@@ -249,6 +251,8 @@ pub struct Request {
     pub generation: i64,
     /// `platform`; none if it asks for no release.
     pub releases: Option<ReleaseRequest>,
+    /// `operators`, in the user's order.
+    pub catalogs: Vec<CatalogRequest>,
     /// `additionalImages`, in the user's order.
     pub additional: Vec<AdditionalImage>,
     /// `blockedImages`, in the user's order.

@@ -55,6 +55,8 @@ fn item(image: &AdditionalImage, origin: Origin, digest: &Digest) -> Item {
         destination: DestinationRule { path, tag: image.target_tag.clone().map_or(TagRule::Keep, TagRule::Set) },
         platforms: image.platforms.clone(),
         after: BTreeSet::new(),
+        rank: None,
+        unmet: None,
     }
 }
 

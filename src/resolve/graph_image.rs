@@ -63,6 +63,8 @@ fn item(origin: &Origin, base: &Reference, built: &Built) -> Result<Item, Failur
         destination: DestinationRule { path, tag },
         platforms: BTreeSet::new(),
         after: BTreeSet::new(),
+        rank: None,
+        unmet: None,
     })
 }
 

@@ -19,12 +19,14 @@ use crate::oci::{Content, Digest, Platform, Reference, RepositoryPath, Tag};
 use crate::request::Product;
 
 use graph::{Graph, GraphKey};
+use operators::{CatalogKey, Selected, WantedCatalog};
 use payload::{Payload, PayloadKey};
 use release::Release;
 
 pub mod additional;
 pub mod graph;
 pub mod graph_image;
+pub mod operators;
 pub mod payload;
 pub mod release;
 pub mod signature;
@@ -44,6 +46,8 @@ pub enum DocumentKey {
     GraphData,
     /// Manifests and configs of an image to build on, named by digest.
     Base(Reference),
+    /// What is selected of a catalog.
+    Catalog(CatalogKey),
 }
 
 /// Names the signatures of a payload.
@@ -70,6 +74,8 @@ pub enum Document {
     GraphData(Bytes),
     /// Answer to [`DocumentKey::Base`].
     Base(Arc<Base>),
+    /// Answer to [`DocumentKey::Catalog`].
+    Catalog(Arc<Selected>),
 }
 
 /// What has been fetched so far; a failed key is an entry too.
@@ -130,6 +136,10 @@ pub enum OriginKind {
     Release,
     /// `platform.graph`.
     Graph,
+    /// An image that operators of a catalog need.
+    Operator,
+    /// An entry of `operators`: the catalog itself.
+    Catalog,
 }
 
 impl OriginKind {
@@ -139,6 +149,8 @@ impl OriginKind {
             Self::Additional => "additional",
             Self::Release => "release",
             Self::Graph => "graph",
+            Self::Operator => "operator",
+            Self::Catalog => "catalog",
         }
     }
 }
@@ -216,7 +228,15 @@ pub struct Item {
     pub platforms: BTreeSet<Platform>,
     /// The items that must be complete before this one's tag appears.
     pub after: BTreeSet<ItemKey>,
+    /// Of content that nobody named: the version by which it keeps a tag that other such content has too. The others, and
+    /// all of them where the user's own entry has the tag, are found by their digest alone.
+    pub rank: Option<Rank>,
+    /// What it would have to follow and cannot be had, so that it cannot be complete.
+    pub unmet: Option<Failure>,
 }
+
+/// How content that nobody named compares with other such content; none is the lowest.
+pub type Rank = Option<semver::Version>;
 
 /// Everything a request wants, as far as it could be found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -229,6 +249,8 @@ pub struct Wanted {
     pub left_out: Vec<LeftOut>,
     /// The releases whose payloads are among the items.
     pub releases: Vec<Release>,
+    /// The catalogs among the items.
+    pub catalogs: Vec<WantedCatalog>,
     /// What a person should know although nothing failed.
     pub notes: Vec<String>,
     /// What items name and no source has: images that were made here.
@@ -263,6 +285,8 @@ impl Wanted {
         self.left_out.extend(other.left_out);
         self.releases
             .extend(other.releases.into_iter().map(|release| Release { payload: release.payload + offset, ..release }));
+        self.catalogs
+            .extend(other.catalogs.into_iter().map(|catalog| WantedCatalog { item: catalog.item + offset, ..catalog }));
         self.notes.extend(other.notes);
         self.made.extend(other.made);
     }

@@ -454,6 +454,7 @@ pub fn release_repair(
         items: Vec::new(),
         blocked: Vec::new(),
         failures: Vec::new(),
+        notes: Vec::new(),
     };
     let inputs = ReleaseInputs {
         identity,

@@ -260,6 +260,7 @@ pub fn object_name(identity: &Identity, category: Category) -> String {
     let category = match category {
         Category::Generic => "generic",
         Category::Release => "release",
+        Category::Operator => "operator",
         Category::Direct => "direct",
     };
     derived_name(identity, category)

@@ -170,6 +170,8 @@ fn item(written: &str, repo: Option<&str>) -> Item {
         },
         platforms: BTreeSet::new(),
         after: BTreeSet::new(),
+        rank: None,
+        unmet: None,
     }
 }
 

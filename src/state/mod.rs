@@ -280,6 +280,7 @@ pub async fn load_plan(client: &Client, place: &Place) -> Result<Option<Plan>, F
                 (Ok(PlanLine::More(more)), Some(plan)) => {
                     plan.blocked.extend(more.blocked);
                     plan.failures.extend(more.failures);
+                    plan.notes.extend(more.notes);
                 }
                 // Half a plan would look as if the other half had been removed.
                 (_, None) | (Err(_), _) => return Ok(None),
@@ -303,11 +304,13 @@ pub async fn save_plan(client: &Client, place: &Place, plan: &Plan, may_commit: 
         items: Vec::new(),
         blocked: Vec::new(),
         failures: Vec::new(),
+        notes: Vec::new(),
     };
     let items = plan.items.iter().map(|item| PlanLine::Item(Box::new(item.clone())));
     let blocked = plan.blocked.iter().map(|one| Plan { blocked: vec![one.clone()], ..part() });
     let failed = plan.failures.iter().map(|one| Plan { failures: vec![one.clone()], ..part() });
-    let more = blocked.chain(failed).map(|more| PlanLine::More(Box::new(more)));
+    let noted = plan.notes.iter().map(|one| Plan { notes: vec![one.clone()], ..part() });
+    let more = blocked.chain(failed).chain(noted).map(|more| PlanLine::More(Box::new(more)));
     let lines = std::iter::once(PlanLine::Head(Box::new(part()))).chain(items).chain(more);
     let lines = lines.map(|line| serde_json::to_string(&line));
     let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, lines).await?;

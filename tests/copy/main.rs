@@ -6,6 +6,7 @@
 mod fake;
 
 mod attachments;
+mod catalogs;
 mod faults;
 mod interrupted;
 mod made;
@@ -135,13 +136,21 @@ impl World {
             destination,
             platforms: BTreeSet::new(),
             after: Vec::new(),
+            unmet: None,
         });
         self.items.len() - 1
     }
 
     fn plan(&self) -> Plan {
         let target = TargetId("default".to_owned());
-        Plan { version: Plan::VERSION, target, items: self.items.clone(), blocked: Vec::new(), failures: Vec::new() }
+        Plan {
+            version: Plan::VERSION,
+            target,
+            items: self.items.clone(),
+            blocked: Vec::new(),
+            failures: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     fn engine(&self, attachments: Attachments) -> Engine {

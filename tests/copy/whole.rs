@@ -3,17 +3,19 @@
 use imageset_mirror::registry::Client;
 use imageset_mirror::request::Request;
 use imageset_mirror::state::{Memory, Place};
-use imageset_mirror::sync::{Copied, Copy, Sides, client_settings, resolve};
+use imageset_mirror::sync::{Cache, Copied, Copy, Sides, client_settings, resolve};
 
 use super::fake::error;
 use super::*;
 
-struct Object {
-    world: World,
+/// An object, and its registries.
+pub(super) struct Object {
+    pub(super) world: World,
     request: Request,
     sides: Sides,
     place: Place,
     memory: Memory,
+    documents: Arc<Cache>,
 }
 
 impl Object {
@@ -21,11 +23,16 @@ impl Object {
         let world = World::new().await;
         let images: Vec<_> =
             names.iter().map(|name| serde_json::json!({"name": format!("{}/{name}", world.source.host())})).collect();
+        Self::of(world, &serde_json::json!({"additionalImages": images}))
+    }
+
+    /// One that wants this.
+    pub(super) fn of(world: World, mirror: &serde_json::Value) -> Self {
         let object = serde_json::json!({
             "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror",
             "metadata": {"name": "name", "namespace": "ns", "uid": "u"},
             "spec": {
-                "mirror": {"additionalImages": images},
+                "mirror": mirror,
                 "source": {"hosts": [{"host": world.source.host(), "tls": "Plain"}]},
                 "target": {"registry": world.target.host(), "tls": "Plain"},
             },
@@ -38,15 +45,16 @@ impl Object {
             signature_keys: None,
         };
         let place = Place::new(&world.target.registry(), None, "cluster", "ns", "name").unwrap();
-        Self { world, request, sides, place, memory: Memory::default() }
+        Self { world, request, sides, place, memory: Memory::default(), documents: Arc::default() }
     }
 
-    async fn sync(&self) -> Copied {
-        let resolved = resolve(&self.request, &self.sides, &Arc::default()).await.unwrap();
+    pub(super) async fn sync(&self) -> Copied {
+        let resolved = resolve(&self.request, &self.sides, &self.documents).await.unwrap();
         let copy = Copy {
             request: &self.request,
             sides: &self.sides,
             made: resolved.made.clone(),
+            catalogs: resolved.catalogs.clone(),
             throttle: None,
             place: &self.place,
             memory: &self.memory,

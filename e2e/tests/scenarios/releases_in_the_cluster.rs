@@ -47,6 +47,7 @@ fn published(list: Vec<Release>) -> BTreeMap<String, String> {
         destination: release.payload.clone(),
         platforms: BTreeSet::new(),
         after: Vec::new(),
+        unmet: None,
     };
     let plan = Plan {
         version: Plan::VERSION,
@@ -54,6 +55,7 @@ fn published(list: Vec<Release>) -> BTreeMap<String, String> {
         items: list.iter().map(item).collect(),
         blocked: Vec::new(),
         failures: Vec::new(),
+        notes: Vec::new(),
     };
     let graph = format!("registry.example.com/openshift/graph-image@{}", payload("graph"));
     let graph: Reference = graph.parse().expect("a reference");

@@ -312,6 +312,8 @@ impl Candidate {
             destination: place(PAYLOADS, tag.clone()),
             platforms: request.platforms.clone(),
             after,
+            rank: None,
+            unmet: None,
         });
         wanted.releases.push(Release {
             version: self
@@ -353,6 +355,8 @@ fn part(origin: &Origin, tag: &Tag, name: &str, image: &Reference) -> Result<Ite
         destination: place(COMPONENTS, tag),
         platforms: BTreeSet::new(),
         after: BTreeSet::new(),
+        rank: None,
+        unmet: None,
     })
 }
 

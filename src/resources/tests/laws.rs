@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use crate::plan::PlanItem;
+
 use super::merge::{Merged, within};
 use super::*;
 
@@ -175,10 +177,17 @@ proptest! {
         world.images = marked(&images);
         world.apply();
         let (plan, verified) = world.plan();
-        // What is not there yet may be looked for in a place that only others of its repository have.
+        let sources = |item: &PlanItem| item.asked.iter().map(|asked| asked.named.repository().to_string()).collect::<Vec<_>>();
+        let waiting = plan.items.iter().enumerate().filter(|(index, _)| !verified.contains(index));
+        let waiting: BTreeSet<String> = waiting.flat_map(|(_, item)| sources(item)).collect();
         for item in verified.iter().map(|index| &plan.items[*index]) {
             for asked in &item.asked {
                 let source = asked.named.repository().to_string();
+                // A mirror waits for all that is to be in it; until then its images may be looked for in another mirror of their
+                // repository, which is complete.
+                if waiting.contains(&source) {
+                    continue;
+                }
                 for kind in MirrorKind::ALL {
                     let named = if kind == MirrorKind::Digest { asked.named.digest().is_some() } else { asked.named.tag().is_some() };
                     let all = entries(&world, kind);

@@ -472,6 +472,7 @@ mod tests {
             items: digest.map(item).into_iter().collect(),
             blocked: Vec::new(),
             failures: if gaps { vec![failure] } else { Vec::new() },
+            partial: false,
         })
     }
 

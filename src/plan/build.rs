@@ -71,7 +71,7 @@ impl Plan {
         let mut failures = wanted.failures.clone();
         failures.sort_by(|(a, x), (b, y)| (a, x.reason, &x.message).cmp(&(b, y.reason, &y.message)));
         failures.dedup();
-        Ok(Self { version: Self::VERSION, target, items, blocked: left_out, failures })
+        Ok(Self { version: Self::VERSION, target, items, blocked: left_out, failures, partial: false })
     }
 }
 

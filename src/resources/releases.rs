@@ -454,6 +454,7 @@ pub fn release_repair(
         items: Vec::new(),
         blocked: Vec::new(),
         failures: Vec::new(),
+        partial: false,
     };
     let inputs = ReleaseInputs {
         identity,

@@ -141,7 +141,14 @@ impl World {
 
     fn plan(&self) -> Plan {
         let target = TargetId("default".to_owned());
-        Plan { version: Plan::VERSION, target, items: self.items.clone(), blocked: Vec::new(), failures: Vec::new() }
+        Plan {
+            version: Plan::VERSION,
+            target,
+            items: self.items.clone(),
+            blocked: Vec::new(),
+            failures: Vec::new(),
+            partial: false,
+        }
     }
 
     fn engine(&self, attachments: Attachments) -> Engine {

@@ -54,6 +54,7 @@ fn published(list: Vec<Release>) -> BTreeMap<String, String> {
         items: list.iter().map(item).collect(),
         blocked: Vec::new(),
         failures: Vec::new(),
+        partial: false,
     };
     let graph = format!("registry.example.com/openshift/graph-image@{}", payload("graph"));
     let graph: Reference = graph.parse().expect("a reference");

@@ -191,7 +191,7 @@ pub struct Copied {
     pub catalogs: Vec<CatalogReport>,
     /// Images that the plan before did not have.
     pub added: usize,
-    /// Images that only the plan before had; none if something could not be resolved.
+    /// Images that only the plan before had; none unless the plan is whole.
     pub removed: usize,
     /// Why the object's state could not be kept in the target, if so. Content is not affected.
     pub state_failure: Option<Failure>,
@@ -264,7 +264,7 @@ impl Copy<'_> {
         let (added, removed) = previous.as_deref().map_or((plan.items.len(), 0), |previous| changes(plan, previous));
         let changed = previous.as_deref().is_none_or(|previous| previous.digest() != plan.digest());
         // What could not be resolved this time was not given up: the plan before says more.
-        let whole = plan.failures.is_empty() && report.complete();
+        let whole = plan.whole() && report.complete();
         // Whoever is in charge by now has written what we would overwrite.
         let may_commit = || observe.may_commit();
         let saving = async {
@@ -280,6 +280,14 @@ impl Copy<'_> {
         Ok(Copied { plan: carried_out, report, catalogs, added, removed, state_failure })
     }
 
+    /// The plan that the last sync has kept in the target.
+    ///
+    /// # Errors
+    /// The target cannot be asked.
+    pub async fn last_plan(&self) -> Result<Option<Plan>, Failure> {
+        load_plan(&self.sides.target, self.place).await
+    }
+
     /// Looks what the plan would do; writes nothing anywhere.
     ///
     /// # Errors
@@ -287,7 +295,7 @@ impl Copy<'_> {
     pub async fn survey(&self, plan: &Plan, stop: &Stop) -> Result<(Survey, usize, usize), Failure> {
         // Boxed, because it is large and goes through several hands.
         let surveying = Box::pin(async {
-            let previous = load_plan(&self.sides.target, self.place).await?;
+            let previous = self.last_plan().await?;
             let (added, removed) = previous.map_or((plan.items.len(), 0), |previous| changes(plan, &previous));
             Ok((self.engine(&self.made).survey(plan).await, added, removed))
         });
@@ -302,10 +310,10 @@ fn stopped() -> Failure {
     Failure::transient(Reason::Cancelled, "stopped before it was done")
 }
 
-/// How many images `plan` adds to the one before, and how many it leaves out: none as long as something of it is unresolved.
+/// How many images `plan` adds to the one before, and how many it leaves out: none unless it is whole.
 fn changes(plan: &Plan, previous: &Plan) -> (usize, usize) {
     let previous: Vec<_> = previous.items.iter().map(|item| (item.destination.clone(), item.digest.clone())).collect();
-    let removed = if plan.failures.is_empty() { plan.removed(&previous).len() } else { 0 };
+    let removed = if plan.whole() { plan.removed(&previous).len() } else { 0 };
     (plan.added(&previous).len(), removed)
 }
 

@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{AttachmentsArg, FileArgs};
+use super::{AttachmentsArg, ContentKind, FileArgs};
 use crate::api::{Attachments, HostSettings, ImageSetMirror, Override, Tls};
 use crate::copy::Trust;
 use crate::failure::chain;
 use crate::file::{self, Destination, Loaded, To};
 use crate::oci::Registry;
+use crate::plan::PlanError;
 use crate::registry::{Client, Credentials, Limits, Prefix, Side, Throttle};
 use crate::request::Request;
 use crate::state::{Memory, Place};
-use crate::sync::{Copy, Resolved, Sides, client_settings, tls};
+use crate::sync::{Copy, Resolved, Sides, client_settings, resolve, tls};
 
 /// State that is kept from the command line, beside that of clusters.
 const NO_CLUSTER: &str = "command-line";
@@ -25,9 +26,18 @@ pub(super) struct Prepared {
     pub(super) place: Place,
     /// What is worth saying before anything is done.
     pub(super) warnings: Vec<String>,
+    /// Some of the content of the file is not looked at.
+    pub(super) partial: bool,
 }
 
 impl Prepared {
+    /// Finds out what the request means now.
+    pub(super) async fn resolve(&self) -> Result<Resolved, PlanError> {
+        let mut resolved = resolve(&self.request, &self.sides, &Arc::default()).await?;
+        Arc::make_mut(&mut resolved.plan).partial = self.partial;
+        Ok(resolved)
+    }
+
     /// A copy with nothing remembered; `now` gives the time that completed images are noted with.
     pub(super) fn copy<'a>(
         &'a self,
@@ -75,6 +85,10 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
     let hosts = tls_flags(&args.tls, &mut wrong);
     let overrides = override_flags(&args.overrides, &mut wrong);
     let stores = Stores::new(args, environment);
+    let partial = loaded.as_mut().is_some_and(|loaded| narrow(&args.only, &mut loaded.object, &mut wrong));
+    if partial {
+        warnings.push("--only: the rest of the file is not looked at, so nothing is removed or narrowed".to_owned());
+    }
     let request = loaded.as_mut().and_then(|loaded| {
         warnings.extend(loaded.warnings.iter().map(|warning| format!("{}:{warning}", args.file.display())));
         warnings.extend(not_looked_up(&loaded.object));
@@ -111,7 +125,38 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
     let place = Place::new(&target.registry, target.prefix.as_ref(), NO_CLUSTER, &identity.namespace, &identity.name)
         .map_err(|error| vec![format!("the target is too long for the records kept there: {error}")])?;
     let throttle = args.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
-    Ok(Prepared { request, sides, throttle, place, warnings })
+    Ok(Prepared { request, sides, throttle, place, warnings, partial })
+}
+
+/// Leaves of an object only the kinds of content that are asked for; true if something went.
+fn narrow(only: &[ContentKind], object: &mut ImageSetMirror, wrong: &mut Wrong) -> bool {
+    if only.is_empty() {
+        return false;
+    }
+    let content = &mut object.spec.mirror;
+    let mut partial = false;
+    let kinds = [
+        (ContentKind::Release, "release", "platform", content.platform.is_some()),
+        (ContentKind::Operators, "operators", "operators", !content.operators.is_empty()),
+        (ContentKind::Additional, "additional", "additionalImages", !content.additional_images.is_empty()),
+        (ContentKind::Helm, "helm", "helm", content.helm.is_some()),
+    ];
+    for (kind, flag, key, there) in kinds {
+        if only.contains(&kind) {
+            if !there {
+                wrong.push(format!("--only {flag}: the file has no `{key}`: leave it out"));
+            }
+            continue;
+        }
+        partial |= there;
+        match kind {
+            ContentKind::Release => content.platform = None,
+            ContentKind::Operators => content.operators.clear(),
+            ContentKind::Additional => content.additional_images.clear(),
+            ContentKind::Helm => content.helm = None,
+        }
+    }
+    partial
 }
 
 /// Names of Secrets and `ConfigMap`s mean nothing outside a cluster; that is said, not ignored.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -11,11 +10,11 @@ use serde::Serialize;
 use super::input::{Prepared, prepare};
 use super::output::{counted, fail, json, print, refuse, warn};
 use super::progress::Progress;
-use super::{DONE, FAILED, MirrorArgs, MirrorOutput};
+use super::{DONE, FAILED, MirrorArgs, MirrorOutput, kustomization};
 use crate::api::Mode;
 use crate::clock::Clock;
 use crate::copy::{Outcome, Report, Stop};
-use crate::failure::{Failure, chain};
+use crate::failure::{Failure, Reason, chain};
 use crate::plan::Plan;
 use crate::request::PublishPolicy;
 use crate::resolve::Origin;
@@ -25,10 +24,13 @@ use crate::resources::{
     Stored, containerd_hosts, manifest_keys,
 };
 use crate::state::Memory;
-use crate::sync::{CatalogReport, Copied, resolve};
+use crate::sync::{CatalogReport, Copied};
 
 /// Folder of files for containerd, named as it is on nodes.
 const HOSTS: &str = "certs.d";
+
+/// The result for machines, in the directory for cluster resources.
+const REPORT: &str = "report.json";
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -69,7 +71,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         Ok(before) => before,
         Err(text) => return refuse(&[text]),
     };
-    let resolved = match resolve(&prepared.request, &prepared.sides, &Arc::default()).await {
+    let resolved = match prepared.resolve().await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };
@@ -78,8 +80,12 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let clock = Clock::system();
     let now = move || clock.now_in_seconds().to_string();
     let copy = prepared.copy(&resolved, &memory, &now);
-    let progress = Progress::new(plan.items.len());
     let stop = Stop::default();
+    if args.fail_fast && plan.failures.iter().any(|(_, failure)| !failure.transient) {
+        // It has failed before anything was begun.
+        stop.drain.cancel();
+    }
+    let progress = Progress::new(plan.items.len(), args.fail_fast.then(|| stop.drain.clone()));
     let interrupted = tokio::signal::ctrl_c();
     let running = copy.run(plan, &progress, &stop);
     tokio::pin!(running);
@@ -104,15 +110,15 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     };
     let plan = &copied.plan;
     let complete = copied.report.complete() && plan.failures.is_empty() && copied.state_failure.is_none();
-    let text = match args.output {
+    let printed = print(&match args.output {
         MirrorOutput::Json => machine(plan, &copied, complete),
         MirrorOutput::Text => people(plan, &copied),
-    };
-    let printed = print(&text);
+    });
     let written = match &args.out {
         Some(directory) => {
             let releases = Releases::of(&resolved.wanted, plan);
             write_resources(directory, &prepared, plan, &releases, &copied.report, &before)
+                .and_then(|()| write_report(directory, &machine(plan, &copied, complete)))
         }
         None => Ok(()),
     };
@@ -163,7 +169,61 @@ fn people(plan: &Plan, copied: &Copied) -> String {
     if let Some(failure) = &copied.state_failure {
         line("record of what was mirrored".to_owned(), failure);
     }
+    let failures = items.iter().filter_map(|item| match &item.outcome {
+        Outcome::Failed(failure) => Some(failure),
+        Outcome::Copied | Outcome::Present | Outcome::Cancelled => None,
+    });
+    let failures = plan.failures.iter().map(|(_, failure)| failure).chain(failures).chain(&copied.state_failure);
+    text.push_str(&remedies(failures, stopped));
     text
+}
+
+/// What to do about each reason that occurred, outside a cluster, and whether the same command goes on.
+fn remedies<'a>(failures: impl Iterator<Item = &'a Failure>, stopped: usize) -> String {
+    let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
+    let mut transient = 0;
+    for failure in failures {
+        *reasons.entry(failure.reason).or_default() += 1;
+        transient += usize::from(failure.transient);
+    }
+    let mut text = String::new();
+    for (reason, count) in &reasons {
+        if let Some(remedy) = remedy(*reason) {
+            // Writing to a String cannot fail.
+            writeln!(text, "{count} × {reason}: {remedy}").ok();
+        }
+    }
+    if transient + stopped > 0 {
+        text.push_str("the same command again goes on where this one has ended\n");
+    }
+    text
+}
+
+/// What a person at a command line can do; the messages have the rest.
+fn remedy(reason: Reason) -> Option<&'static str> {
+    Some(match reason {
+        Reason::SourceAuth | Reason::TargetAuth => {
+            "log in to the registry, or name a file with a login by `--authfile`"
+        }
+        Reason::TLSUntrusted => "give the authority's certificate with `--ca`",
+        Reason::NetworkUnreachable => "check name, port and proxy variables; `--tls HOST=plain` if it has no TLS",
+        Reason::SourceNotFound => "correct the name in the file, or leave the image out with `blockedImages`",
+        Reason::SignatureMissing => {
+            "name the signer's keys with `--signature-key` and its stores with `--signature-store`"
+        }
+        Reason::RateLimited => "wait, log in, or set `--concurrency` lower",
+        Reason::DependencyFailed => "it follows as soon as what it needs is there",
+        Reason::TargetRepoMissing => "create the repository in the target, or allow these credentials to",
+        Reason::TargetQuota => "free space in the target, or raise its quota",
+        Reason::ReferrersUnsupported => "leave signatures and referrers out with `--attachments skip`",
+        _ => return None,
+    })
+}
+
+/// Writes the result for machines.
+fn write_report(directory: &Path, text: &str) -> Result<(), String> {
+    let path = directory.join(REPORT);
+    std::fs::write(&path, text).map_err(|error| format!("writing {}: {error}", path.display()))
 }
 
 /// What is there before a run.
@@ -181,6 +241,7 @@ impl Before {
         let text = |path: &Path| {
             std::fs::read_to_string(path).map_err(|error| format!("--out: reading {}: {error}", path.display()))
         };
+        kustomization::check(directory)?;
         let mut hosts = BTreeMap::new();
         for folder in std::fs::read_dir(directory.join(HOSTS)).into_iter().flatten().flatten() {
             let file = folder.path().join(HOSTS_FILE);
@@ -243,6 +304,7 @@ fn write_resources(
     for path in gone.map(|key| directory.join(key)).filter(|path| path.exists()) {
         std::fs::remove_file(&path).map_err(|error| format!("removing {}: {error}", path.display()))?;
     }
+    kustomization::write(directory, &prepared.request.identity)?;
     warn(&desired.notes.iter().map(|note| note.message.clone()).collect::<Vec<_>>());
     if prepared.request.cluster.containerd_hosts == Some(PublishPolicy::Disabled) {
         return Ok(());
@@ -363,6 +425,24 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_is_told_once_with_what_to_do() {
+        let failures = [
+            Failure::permanent(Reason::SourceNotFound, "a"),
+            Failure::permanent(Reason::SourceNotFound, "b"),
+            Failure::transient(Reason::NetworkUnreachable, "c"),
+        ];
+        assert_eq!(
+            remedies(failures.iter(), 0),
+            "2 × SourceNotFound: correct the name in the file, or leave the image out with `blockedImages`\n1 × \
+             NetworkUnreachable: check name, port and proxy variables; `--tls HOST=plain` if it has no TLS\nthe same command \
+             again goes on where this one has ended\n"
+        );
+        assert!(!remedies(failures.iter().take(2), 0).contains("goes on"));
+        assert!(remedies(std::iter::empty(), 3).contains("goes on"));
+        assert_eq!(remedies(std::iter::empty(), 0), "");
+    }
+
+    #[test]
     fn a_run_that_fails_keeps_the_rules_of_an_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
@@ -409,6 +489,8 @@ mod tests {
         assert!(whole.contains("quay.io/a") && whole.contains("quay.io/b"), "{whole}");
         assert_eq!(run([Outcome::Present, Outcome::Cancelled]), whole);
         assert!(signatures().is_some());
+        let kustomization = std::fs::read_to_string(out.join(kustomization::FILE)).unwrap();
+        assert!(kustomization.ends_with("resources:\n- itms.yaml\n- signatures.yaml\n"), "{kustomization}");
         assert!(!out.join("idms-pending.yaml").exists() && out.join("mine.yaml").exists());
         std::fs::write(out.join("itms.yaml"), "no: set\n").unwrap();
         assert!(stored(&out).unwrap_err().starts_with("--out: "));

@@ -15,6 +15,7 @@ mod check;
 mod containerd_hosts;
 mod convert;
 mod input;
+mod kustomization;
 mod mirror;
 mod output;
 mod plan;
@@ -170,6 +171,22 @@ pub struct FileArgs {
     /// the keys of Red Hat, which an empty file means, too.
     #[arg(long, value_name = "FILE")]
     pub signature_key: Option<PathBuf>,
+    /// Look at this kind of content only; repeatable. Nothing is removed or narrowed then. Default: all kinds.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub only: Vec<ContentKind>,
+}
+
+/// A kind of content that `mirror` and `plan` can be limited to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ContentKind {
+    /// Releases and the image of their update graph.
+    Release,
+    /// Catalogs of operators.
+    Operators,
+    /// Additional images.
+    Additional,
+    /// Helm charts.
+    Helm,
 }
 
 /// Whether attachments travel along.
@@ -187,9 +204,12 @@ pub struct MirrorArgs {
     /// What, where to, and how.
     #[command(flatten)]
     pub file: FileArgs,
-    /// Directory for the cluster resources as YAML; made if it is not there.
+    /// Directory for the cluster resources as YAML, a kustomization of them and a report; made if it is not there.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Begin no further image once one has failed in a way that another try would not mend; exit code 1.
+    #[arg(long)]
+    pub fail_fast: bool,
     /// Form of the result.
     #[arg(short = 'o', long = "output", value_enum, default_value_t = MirrorOutput::Text)]
     pub output: MirrorOutput,
@@ -213,6 +233,12 @@ pub struct PlanArgs {
     /// Form of the result.
     #[arg(short = 'o', long = "output", value_enum, default_value_t = PlanOutput::Table)]
     pub output: PlanOutput,
+    /// Show what changes against the last `mirror` of an object of this name, and do not ask the target for images.
+    #[arg(long, conflicts_with = "resources")]
+    pub diff: bool,
+    /// Show what would be written to a cluster if everything arrives, as YAML.
+    #[arg(long, conflicts_with = "output")]
+    pub resources: bool,
 }
 
 /// Form of the result of `plan`.
@@ -335,7 +361,7 @@ pub fn refuse(text: &str) -> ExitCode {
 /// Runs a command other than `controller`.
 pub async fn run(command: Command) -> ExitCode {
     let code = match command {
-        Command::Mirror(args) => mirror::run(args).await,
+        Command::Mirror(args) => Box::pin(mirror::run(args)).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Catalog(command) => catalog::run(&command),
         Command::Convert(args) => convert::run(&args),

@@ -1,20 +1,20 @@
 //! `plan`: what a sync would do; copies nothing.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use super::input::prepare;
+use super::input::{Prepared, prepare};
 use super::mirror::published;
 use super::output::{counted, fail, json, print, refuse, warn};
 use super::{FAILED, PlanArgs, PlanOutput};
 use crate::copy::{Finding, Stop, Survey};
-use crate::plan::Plan;
+use crate::failure::Failure;
+use crate::plan::{Content, Diff, Plan};
 use crate::resources::{Desired, Releases, Stored};
 use crate::state::Memory;
-use crate::sync::resolve;
+use crate::sync::Resolved;
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -30,14 +30,28 @@ struct Machine<'a> {
     resources: &'a std::collections::BTreeMap<String, String>,
 }
 
+/// What changes, for machines.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MachineDiff<'a> {
+    plan_digest: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_digest: Option<String>,
+    #[serde(flatten)]
+    diff: &'a Diff<'a>,
+}
+
 /// Runs the command.
 pub(super) async fn run(args: PlanArgs) -> u8 {
     let prepared = match prepare(&args.file) {
         Ok(prepared) => prepared,
         Err(wrong) => return refuse(&wrong),
     };
+    if args.diff && matches!(args.output, PlanOutput::Mapping | PlanOutput::Dot) {
+        return refuse(&["--diff: is shown with `-o table` or `-o json`".to_owned()]);
+    }
     warn(&prepared.warnings);
-    let resolved = match resolve(&prepared.request, &prepared.sides, &Arc::default()).await {
+    let resolved = match prepared.resolve().await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };
@@ -45,26 +59,34 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
     for (origin, failure) in &plan.failures {
         warn(&[format!("{origin}: {failure}")]);
     }
-    let drawn = match args.output {
-        PlanOutput::Mapping => Some(plan.mapping().into_iter().map(|line| line + "\n").collect()),
-        PlanOutput::Dot => Some(plan.dot()),
-        PlanOutput::Table | PlanOutput::Json => None,
+    let shown = if args.resources {
+        Ok((manifests(&prepared, &resolved), false))
+    } else if args.diff {
+        differences(&prepared, &resolved, args.output).await.map(|text| (text, false))
+    } else {
+        match args.output {
+            PlanOutput::Mapping => Ok((plan.mapping().into_iter().map(|line| line + "\n").collect(), false)),
+            PlanOutput::Dot => Ok((plan.dot(), false)),
+            PlanOutput::Table | PlanOutput::Json => surveyed(&prepared, &resolved, args.output).await,
+        }
     };
-    if let Some(text) = drawn {
-        let printed = print(&text);
-        return if plan.failures.is_empty() { printed } else { FAILED };
-    }
-    let memory = Memory::default();
-    let copy = prepared.copy(&resolved, &memory, &String::new);
-    let (survey, added, removed) = match copy.survey(plan, &Stop::default()).await {
-        Ok(survey) => survey,
+    let (text, failed) = match shown {
+        Ok(shown) => shown,
         Err(failure) => return fail(&failure.to_string()),
     };
-    let all = (0..plan.items.len()).collect();
-    let releases = Releases::of(&resolved.wanted, &resolved.plan);
-    let desired = published(&prepared, plan, &releases, &all, &Stored::default());
+    let printed = print(&text);
+    if failed || !plan.failures.is_empty() { FAILED } else { printed }
+}
+
+/// What is there and what is not, and whether something could not be found out.
+async fn surveyed(prepared: &Prepared, resolved: &Resolved, output: PlanOutput) -> Result<(String, bool), Failure> {
+    let plan = &resolved.plan;
+    let memory = Memory::default();
+    let copy = prepared.copy(resolved, &memory, &String::new);
+    let (survey, added, removed) = copy.survey(plan, &Stop::default()).await?;
+    let desired = everything(prepared, resolved);
     let failed = survey.items.iter().any(|item| matches!(item.finding, Finding::Failed(_)));
-    let text = match args.output {
+    let text = match output {
         PlanOutput::Json => json(&Machine {
             plan_digest: plan.digest().to_string(),
             plan,
@@ -77,8 +99,78 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         }),
         PlanOutput::Table | PlanOutput::Mapping | PlanOutput::Dot => table(plan, &survey, added, removed, &desired),
     };
-    let printed = print(&text);
-    if failed || !plan.failures.is_empty() { FAILED } else { printed }
+    Ok((text, failed))
+}
+
+/// The cluster resources of a run in which everything arrives.
+fn everything(prepared: &Prepared, resolved: &Resolved) -> Desired {
+    let all = (0..resolved.plan.items.len()).collect();
+    let releases = Releases::of(&resolved.wanted, &resolved.plan);
+    published(prepared, &resolved.plan, &releases, &all, &Stored::default())
+}
+
+fn manifests(prepared: &Prepared, resolved: &Resolved) -> String {
+    let desired = everything(prepared, resolved);
+    warn(&desired.notes.iter().map(|note| note.message.clone()).collect::<Vec<_>>());
+    if desired.manifests.is_empty() {
+        warn(&["nothing would be written to a cluster".to_owned()]);
+    }
+    desired.manifests.into_values().collect()
+}
+
+async fn differences(prepared: &Prepared, resolved: &Resolved, output: PlanOutput) -> Result<String, Failure> {
+    let plan = &resolved.plan;
+    let memory = Memory::default();
+    let previous = prepared.copy(resolved, &memory, &String::new).last_plan().await?;
+    if previous.is_none() {
+        let name = &prepared.request.identity.name;
+        warn(&[format!("no earlier `mirror` of `{name}` has left a plan in the target, so everything is new")]);
+    }
+    let diff = plan.diff(previous.as_ref());
+    Ok(match output {
+        PlanOutput::Json => json(&MachineDiff {
+            plan_digest: plan.digest().to_string(),
+            previous_digest: previous.as_ref().map(|previous| previous.digest().to_string()),
+            diff: &diff,
+        }),
+        PlanOutput::Table | PlanOutput::Mapping | PlanOutput::Dot => diff_table(&diff),
+    })
+}
+
+fn diff_table(diff: &Diff<'_>) -> String {
+    let row = |what: &str, content: String, destination: &dyn std::fmt::Display, source: &str| {
+        [what.to_owned(), content, destination.to_string(), source.to_owned()]
+    };
+    let mut rows = vec![["CHANGE", "CONTENT", "DESTINATION", "SOURCE"].map(str::to_owned)];
+    rows.extend(diff.added.iter().map(|new| row("added", short(new.content), new.destination, &new.source)));
+    rows.extend(diff.changed.iter().map(|change| {
+        let content = format!("{} -> {}", short(change.before), short(change.after));
+        row("changed", content, change.destination, &change.source)
+    }));
+    rows.extend(diff.removed.iter().map(|old| row("removed", short(old.content), old.destination, &old.source)));
+    rows.extend(diff.undecided.iter().map(|old| row("undecided", short(old.content), old.destination, &old.source)));
+    let mut text = if diff.is_empty() { String::new() } else { aligned(&rows) + "\n" };
+    let counts = [
+        (diff.added.len(), "added"),
+        (diff.changed.len(), "changed"),
+        (diff.removed.len(), "removed"),
+        (diff.undecided.len(), "undecided, since this plan does not know of everything"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    text.push_str(if counts.is_empty() { "nothing changes" } else { &counts });
+    text.push('\n');
+    text
+}
+
+/// Enough of a digest to tell two apart, and the platforms.
+fn short(content: Content<'_>) -> String {
+    let digest = content.digest.hex().get(..12).unwrap_or_default();
+    if content.platforms.is_empty() {
+        return digest.to_owned();
+    }
+    let platforms: Vec<_> = content.platforms.iter().map(String::as_str).collect();
+    format!("{digest} ({})", platforms.join(", "))
 }
 
 fn table(plan: &Plan, survey: &Survey, added: usize, removed: usize, desired: &Desired) -> String {
@@ -146,12 +238,47 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::oci::{Digest, Reference};
+    use crate::plan::{Change, Entry};
 
     #[test]
     fn columns_line_up_and_lines_do_not_end_in_spaces() {
         let cell = |text: &str| text.to_owned();
         let text = aligned(&[[cell("A"), cell("B")], [cell("long"), cell("")]]);
         assert_eq!(text, "A     B\nlong\n");
+    }
+
+    #[test]
+    fn a_difference_is_a_line_for_each_place_and_a_count() {
+        let (old, new, platforms) =
+            (Digest::of(b"old"), Digest::of(b"new"), BTreeSet::from(["linux/arm64".to_owned()]));
+        let places = ["m.io/a:1", "m.io/b:1", "m.io/c:1"].map(|place| place.parse::<Reference>().unwrap());
+        let [a, b, c] = &places;
+        let none = BTreeSet::new();
+        let of = |digest| Content { digest, platforms: &none };
+        let source = || "q.io/x:1".to_owned();
+        let diff = Diff {
+            added: vec![Entry { destination: a, source: source(), content: of(&new) }],
+            changed: vec![Change {
+                destination: b,
+                source: source(),
+                before: of(&old),
+                after: Content { digest: &new, platforms: &platforms },
+            }],
+            removed: vec![Entry { destination: c, source: source(), content: of(&old) }],
+            undecided: Vec::new(),
+        };
+        insta::assert_snapshot!(diff_table(&diff), @r"
+        CHANGE   CONTENT                                     DESTINATION  SOURCE
+        added    11507a0e2f5e                                m.io/a:1     q.io/x:1
+        changed  cba06b5736fa -> 11507a0e2f5e (linux/arm64)  m.io/b:1     q.io/x:1
+        removed  cba06b5736fa                                m.io/c:1     q.io/x:1
+
+        1 added, 1 changed, 1 removed
+        ");
+        assert_eq!(diff_table(&Diff::default()), "nothing changes\n");
     }
 }

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
 
 use crate::copy::{ItemReport, Observe, Outcome};
 use crate::plan::PlanItem;
@@ -11,11 +12,16 @@ use crate::plan::PlanItem;
 /// Shows a copy as it goes, on standard error.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
+    /// Bytes sent, for their rate; shown as part of the bar.
+    sent: ProgressBar,
+    /// Cancelled by the first image that fails for good.
+    fail_fast: Option<CancellationToken>,
 }
 
 impl Progress {
-    /// A bar over `total` images if standard error is a terminal.
-    pub(super) fn new(total: usize) -> Self {
+    /// A bar over `total` images if standard error is a terminal. `fail_fast` is cancelled by the first image that fails for
+    /// good.
+    pub(super) fn new(total: usize, fail_fast: Option<CancellationToken>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total as u64);
             // The template is checked by a test.
@@ -24,7 +30,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { bar }
+        Self { bar, sent: ProgressBar::hidden(), fail_fast }
     }
 
     /// Takes the bar away.
@@ -35,7 +41,19 @@ impl Progress {
     }
 }
 
-const TEMPLATE: &str = "{spinner} {pos}/{len} images [{wide_bar}] {prefix} {elapsed} {wide_msg}";
+/// The name of an image gets what is left of the line, so that narrow terminals keep the numbers.
+const TEMPLATE: &str = "{spinner} {pos}/{len} images, {prefix}, {elapsed}, about {eta} left {wide_msg}";
+
+fn rate(sent: &ProgressBar) -> String {
+    // A rate is no number of bytes, and nobody wants parts of one.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is not negative and far from 2^64"
+    )]
+    let per_second = sent.per_sec() as u64;
+    format!("{} sent, {}/s", HumanBytes(sent.position()), HumanBytes(per_second))
+}
 
 /// One line about an image that is done.
 fn line(report: &ItemReport) -> String {
@@ -56,11 +74,24 @@ fn line(report: &ItemReport) -> String {
 impl Observe for Progress {
     fn started(&self, item: &PlanItem) {
         if let Some(bar) = &self.bar {
+            bar.set_prefix(rate(&self.sent));
             bar.set_message(item.destination.to_string());
         }
     }
 
+    fn uploaded(&self, bytes: u64) {
+        self.sent.inc(bytes);
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(rate(&self.sent));
+        }
+    }
+
     fn finished(&self, report: &ItemReport) {
+        if let (Some(stop), Outcome::Failed(failure)) = (&self.fail_fast, &report.outcome)
+            && !failure.transient
+        {
+            stop.cancel();
+        }
         match &self.bar {
             Some(bar) => {
                 if !report.complete() {
@@ -70,15 +101,5 @@ impl Observe for Progress {
             }
             None => tracing::info!("{}", line(report)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_template_of_the_bar_is_valid() {
-        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
     }
 }

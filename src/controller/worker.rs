@@ -478,6 +478,7 @@ mod tests {
             blocked: Vec::new(),
             failures: if gaps { vec![failure] } else { Vec::new() },
             notes: Vec::new(),
+            partial: false,
         })
     }
 

@@ -8,10 +8,10 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use super::image::{not_found, select, together, vanished};
+use super::image::{not_found, select, together};
 use super::{Engine, ITEMS_AT_ONCE};
 use crate::failure::{Failure, Reason};
-use crate::oci::{Descriptor, Digest, Manifest, Repository};
+use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository};
 use crate::plan::{Plan, PlanItem};
 use crate::registry::By;
 
@@ -96,13 +96,15 @@ impl Engine {
 
     async fn find(&self, item: &PlanItem, look: &Look<'_>) -> Result<Finding, Failure> {
         let at = item.destination.tag().map_or(By::Digest(&item.digest), By::Tag);
-        let there = self.target.head_manifest(look.target, at).await.map_err(|error| error.failure())?;
-        let present = there.as_ref() == Some(&item.digest);
-        if let (false, Some(unmet)) = (present, &item.unmet) {
+        // Read whole: what is there needs no second request.
+        let there = self.target.manifest(look.target, at).await.map_err(|error| error.failure())?;
+        let there = there.filter(|manifest| *manifest.digest() == item.digest);
+        if let (None, Some(unmet)) = (&there, &item.unmet) {
             return Err(unmet.clone());
         }
-        self.weigh(look, &item.digest, Some(&item.platforms), present, 0).await?;
-        Ok(if present { Finding::Present } else { Finding::Missing })
+        let finding = if there.is_some() { Finding::Present } else { Finding::Missing };
+        self.weigh(look, &item.digest, Some(&item.platforms), there, 0).await?;
+        Ok(finding)
     }
 
     fn weigh<'a>(
@@ -110,17 +112,18 @@ impl Engine {
         look: &'a Look<'a>,
         digest: &'a Digest,
         platforms: Option<&'a BTreeSet<String>>,
-        present: bool,
+        there: Option<RawManifest>,
         depth: usize,
     ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let (client, repository) = if present { (&self.target, look.target) } else { (&self.source, look.source) };
-            let manifest = match self.made.manifest(digest).filter(|_| !present) {
-                Some(made) => made,
+            let present = there.is_some();
+            let repository = if present { look.target } else { look.source };
+            let manifest = match there.or_else(|| self.made.manifest(digest)) {
+                Some(manifest) => manifest,
                 None => {
-                    let found = client.manifest(repository, By::Digest(digest)).await;
-                    let absent = if present { vanished } else { not_found };
-                    found.map_err(|error| error.failure())?.ok_or_else(|| absent(&repository.at(digest.clone())))?
+                    let found = self.source.manifest(repository, By::Digest(digest)).await;
+                    let found = found.map_err(|error| error.failure())?;
+                    found.ok_or_else(|| not_found(&repository.at(digest.clone())))?
                 }
             };
             let parsed = manifest.parse().map_err(|error| super::image::invalid(repository, digest, &error))?;
@@ -134,9 +137,8 @@ impl Engine {
                     super::image::check_depth(repository, digest, depth)?;
                     for child in select(repository, digest, children, platforms)? {
                         let at = By::Digest(&child.digest);
-                        let there =
-                            self.target.head_manifest(look.target, at).await.map_err(|error| error.failure())?;
-                        self.weigh(look, &child.digest, None, there.is_some(), depth + 1).await?;
+                        let there = self.target.manifest(look.target, at).await.map_err(|error| error.failure())?;
+                        self.weigh(look, &child.digest, None, there, depth + 1).await?;
                     }
                     Ok(())
                 }

@@ -77,7 +77,7 @@ impl Plan {
         failures.dedup();
         notes.sort_unstable();
         notes.dedup();
-        Ok(Self { version: Self::VERSION, target, items, blocked: left_out, failures, notes })
+        Ok(Self { version: Self::VERSION, target, items, blocked: left_out, failures, notes, partial: false })
     }
 }
 

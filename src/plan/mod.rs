@@ -15,8 +15,10 @@ use crate::oci::{Algorithm, Digest, Hasher, NameError, Reference};
 use crate::resolve::{Origin, OriginKind};
 
 mod build;
+mod diff;
 pub mod mapping;
 
+pub use diff::{Change, Content, Diff, Entry};
 pub use mapping::TargetRoot;
 
 /// Names one target of an object. Objects have one target now; reports, metrics and mappings carry the id from the start.
@@ -98,6 +100,9 @@ pub struct Plan {
     /// What a person should know although nothing failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Only some kinds of content were looked at, so nothing is known of the others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 /// Two entries of the user want different content at one place.
@@ -191,9 +196,14 @@ impl Plan {
         counts
     }
 
-    /// True if every origin was resolved and every item is in `verified`: the only state in which anything may be removed.
+    /// True if everything was looked at and resolved: what is not in the plan is not wanted.
+    pub fn whole(&self) -> bool {
+        self.failures.is_empty() && !self.partial
+    }
+
+    /// True if the plan is whole and every item is in `verified`: the only state in which anything may be removed.
     pub fn complete(&self, verified: &BTreeSet<usize>) -> bool {
-        self.failures.is_empty() && (0..self.items.len()).all(|index| verified.contains(&index))
+        self.whole() && (0..self.items.len()).all(|index| verified.contains(&index))
     }
 
     /// The items that are not in `previous`.

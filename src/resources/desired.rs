@@ -179,7 +179,7 @@ impl<'a> Decision<'a> {
                 let base = self.base(&object);
                 let rules = found.rules.iter().filter(|rule| rule.category == category);
                 let kept = if self.removing && !refused { Entries::new() } else { base.clone() };
-                let settled = self.inputs.plan.failures.is_empty();
+                let settled = self.inputs.plan.whole();
                 let entries = combine(kept, rules, output.source_policy, settled);
                 if base.is_empty() && entries.is_empty() {
                     continue;

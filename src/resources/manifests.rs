@@ -114,6 +114,11 @@ pub fn manifest_keys() -> impl Iterator<Item = String> {
     MirrorKind::ALL.into_iter().flat_map(of_kind).chain([APPLIED, SIGNATURES, UPDATE_SERVICE].map(str::to_owned))
 }
 
+/// The keys of objects that a cluster is to have: neither what is held back nor the list of what is written.
+pub fn object_keys() -> impl Iterator<Item = String> {
+    manifest_keys().filter(|key| key != APPLIED && !key.contains("pending"))
+}
+
 /// What is under a key.
 fn documents<T: DeserializeOwned>(data: &BTreeMap<String, String>, key: &str) -> Result<Vec<T>, ManifestsError> {
     let documents = data.get(key).into_iter().flat_map(|text| serde_yaml::Deserializer::from_str(text));

@@ -32,7 +32,7 @@ mod update_service;
 
 pub use containerd::{ContainerdHosts, HostsInputs, containerd_hosts};
 pub use desired::{Desired, Inputs};
-pub use manifests::{CONFIG_MAP_LIMIT, ManifestsError, ObjectName, Stored, manifest_keys};
+pub use manifests::{CONFIG_MAP_LIMIT, ManifestsError, ObjectName, Stored, manifest_keys, object_keys};
 pub use merge::{Impact, MACHINE_CONFIG_LIMIT, Merged};
 pub use releases::{
     Fate, Release, ReleaseInputs, ReleaseObject, ReleaseObjects, ReleaseSnapshot, Releases, release_repair,

@@ -455,6 +455,7 @@ pub fn release_repair(
         blocked: Vec::new(),
         failures: Vec::new(),
         notes: Vec::new(),
+        partial: false,
     };
     let inputs = ReleaseInputs {
         identity,

@@ -305,6 +305,7 @@ pub async fn save_plan(client: &Client, place: &Place, plan: &Plan, may_commit: 
         blocked: Vec::new(),
         failures: Vec::new(),
         notes: Vec::new(),
+        partial: plan.partial,
     };
     let items = plan.items.iter().map(|item| PlanLine::Item(Box::new(item.clone())));
     let blocked = plan.blocked.iter().map(|one| Plan { blocked: vec![one.clone()], ..part() });

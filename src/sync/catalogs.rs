@@ -254,6 +254,7 @@ impl Copy<'_> {
             blocked: Vec::new(),
             failures: Vec::new(),
             notes: Vec::new(),
+            partial: false,
         };
         let made: Arc<Content> = Arc::new(shortened.built.content.clone());
         let report = self.engine(&made).run(&alone, past, &Again(observe), stop).await;

@@ -150,6 +150,7 @@ impl World {
             blocked: Vec::new(),
             failures: Vec::new(),
             notes: Vec::new(),
+            partial: false,
         }
     }
 

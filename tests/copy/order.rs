@@ -154,6 +154,12 @@ async fn a_survey_counts_bytes_and_writes_nothing() {
     world.target.clear();
     let survey = world.engine(Attachments::Copy).survey(&world.plan()).await;
     assert_eq!(survey.items[0].finding, Finding::Present);
+    let asked = world.target.lines();
+    assert_eq!(
+        asked.iter().filter(|line| line.contains("/m/a/")).count(),
+        1,
+        "what is there is asked for once: {asked:?}"
+    );
     assert_eq!(survey.items[1].finding, Finding::Missing);
     assert!(survey.items[1].missing_bytes >= "three".len() as u64);
     assert_eq!(survey.items[0].present_bytes + survey.items[1].missing_bytes, "{}onethree".len() as u64);

@@ -56,6 +56,7 @@ fn published(list: Vec<Release>) -> BTreeMap<String, String> {
         blocked: Vec::new(),
         failures: Vec::new(),
         notes: Vec::new(),
+        partial: false,
     };
     let graph = format!("registry.example.com/openshift/graph-image@{}", payload("graph"));
     let graph: Reference = graph.parse().expect("a reference");

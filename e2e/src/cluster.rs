@@ -53,17 +53,23 @@ pub enum OpenShiftKind {
     MachineConfigPool,
     /// `updateservices.updateservice.operator.openshift.io`, whose CRD is our own: that of its operator cannot be had.
     UpdateService,
+    /// `catalogsources.operators.coreos.com`, of OLM.
+    CatalogSource,
+    /// `clustercatalogs.olm.operatorframework.io`, of OLM 1.
+    ClusterCatalog,
 }
 
 impl OpenShiftKind {
     /// All of them.
-    pub const ALL: [OpenShiftKind; 6] = [
+    pub const ALL: [OpenShiftKind; 8] = [
         OpenShiftKind::ImageDigestMirrorSet,
         OpenShiftKind::ImageTagMirrorSet,
         OpenShiftKind::ImageContentSourcePolicy,
         OpenShiftKind::Image,
         OpenShiftKind::MachineConfigPool,
         OpenShiftKind::UpdateService,
+        OpenShiftKind::CatalogSource,
+        OpenShiftKind::ClusterCatalog,
     ];
 
     /// What `clusterResources` writes.
@@ -77,6 +83,8 @@ impl OpenShiftKind {
             Self::Image => "0000_10_config-operator_01_images-Default.crd.yaml",
             Self::MachineConfigPool => "0000_80_machine-config_01_machineconfigpools.crd.yaml",
             Self::UpdateService => "updateservices.yaml",
+            Self::CatalogSource => "operators.coreos.com_catalogsources.yaml",
+            Self::ClusterCatalog => "olm.operatorframework.io_clustercatalogs.yaml",
         }
     }
 }
@@ -253,9 +261,15 @@ impl Cluster {
             return Ok(());
         }
         let folder = tokio::task::spawn_blocking(tools::openshift_crds).await??;
+        let [olm, olm1] = tokio::task::spawn_blocking(tools::olm_crds).await??;
         let own = crate::operator::repository().join("e2e/crds");
         for kind in kinds {
-            let folder = if *kind == OpenShiftKind::UpdateService { &own } else { &folder };
+            let folder = match kind {
+                OpenShiftKind::UpdateService => &own,
+                OpenShiftKind::CatalogSource => &olm,
+                OpenShiftKind::ClusterCatalog => &olm1,
+                _ => &folder,
+            };
             let file = folder.join(kind.file());
             let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
             self.add_crd(&text).await.with_context(|| format!("installing {}", kind.file()))?;

@@ -313,6 +313,7 @@ pub fn ensure_all() -> Result<()> {
         ensure(tool)?;
     }
     openshift_crds()?;
+    olm_crds()?;
     prometheus_crds()?;
     Ok(())
 }
@@ -325,6 +326,18 @@ pub fn openshift_crds() -> Result<PathBuf> {
     let parts = ["config/v1", "operator/v1alpha1", "machineconfiguration/v1"];
     let folders = parts.map(|part| format!("{part}/zz_generated.crd-manifests"));
     crds("openshift-crds", "github.com/openshift/api", &folders, ".crd.yaml")
+}
+
+/// The folders with the CRD files of both OLMs, taken like OpenShift's.
+///
+/// # Errors
+/// As [`openshift_crds`].
+pub fn olm_crds() -> Result<[PathBuf; 2]> {
+    let folder = "config/base/crd/bases".to_owned();
+    Ok([
+        crds("olm-crds", "github.com/operator-framework/api", &["crds".to_owned()], ".yaml")?,
+        crds("catalogd-crds", "github.com/operator-framework/catalogd", &[folder], ".yaml")?,
+    ])
 }
 
 /// The folder with the CRD files of the Prometheus operator, taken like OpenShift's.

@@ -381,6 +381,12 @@ pub struct ClusterResources {
     /// it if `imageTagMirrorSet.policy` is `Apply`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub containerd_hosts: ContainerdHosts,
+    /// A `CatalogSource` for each catalog of `operators`. Default policy: `Publish`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub catalog_source: CatalogSourceOutput,
+    /// A `ClusterCatalog` for each catalog of `operators`. Default policy: `Publish`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cluster_catalog: ClusterCatalogOutput,
     /// The `UpdateService` that tells clusters which updates there are; only with `platform.graph`. Default policy: `Publish`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update_service: UpdateServiceOutput,
@@ -432,6 +438,55 @@ pub struct ContainerdHosts {
     /// OpenShift; what was published by default stays so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PublishPolicy>,
+}
+
+/// What happens to `CatalogSource`s.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CatalogSourceOutput {
+    /// `Apply` writes them to this cluster and publishes them, `Publish` only puts them into the `ConfigMap` with all manifests,
+    /// `Disabled` does neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<OutputPolicy>,
+    /// Namespace that OLM offers catalogs from to all others. What was written to another one before stays there. Default:
+    /// `openshift-marketplace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new(grammar::matches(grammar::LABEL)).message("not a namespace"))]
+    pub namespace: Option<String>,
+    /// Names of single ones. Default of each: `cs-` and the last component of the catalog's path in the target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["catalog".into()]))]
+    pub names: Vec<CatalogName>,
+}
+
+/// What happens to `ClusterCatalog`s.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterCatalogOutput {
+    /// `Apply` writes them to this cluster and publishes them, `Publish` only puts them into the `ConfigMap` with all manifests,
+    /// `Disabled` does neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<OutputPolicy>,
+    /// Names of single ones. Default of each: `cc-` and the last component of the catalog's path in the target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["catalog".into()]))]
+    pub names: Vec<CatalogName>,
+}
+
+/// The name of what shows a catalog to the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CatalogName {
+    /// The catalog as in `operators`.
+    #[schemars(length(min = 1, max = 512))]
+    pub catalog: String,
+    /// The name. Example: `redhat-operators`, once OperatorHub does not have that one any more.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new(grammar::matches(grammar::LABEL)).message("not a name: write lower-case letters, digits and `-`"))]
+    pub name: String,
 }
 
 /// What happens to the `UpdateService`.

@@ -18,14 +18,15 @@ pub mod schema;
 mod status;
 
 pub use image_set_mirror::{
-    Attachments, ByteRate, ClusterResources, ConflictPolicy, ContainerdHosts, CopyOptions, Disruption, HostSettings,
-    ImageSetMirror, ImageSetMirrorSpec, KeyReference, KeyRingReference, MirrorSetOutput, MirrorSourcePolicy, Mode,
-    NameReference, OutputPolicy, Override, PublishPolicy, ReleaseSignatures, ReleaseSignaturesOutput, Removal, Source,
-    Target, Tls, UpdateServiceOutput, Verification,
+    Attachments, ByteRate, CatalogName, CatalogSourceOutput, ClusterCatalogOutput, ClusterResources, ConflictPolicy,
+    ContainerdHosts, CopyOptions, Disruption, HostSettings, ImageSetMirror, ImageSetMirrorSpec, KeyReference,
+    KeyRingReference, MirrorSetOutput, MirrorSourcePolicy, Mode, NameReference, OutputPolicy, Override, PublishPolicy,
+    ReleaseSignatures, ReleaseSignaturesOutput, Removal, Source, Target, Tls, UpdateServiceOutput, Verification,
 };
 pub use status::{
-    BytesProgress, FailedImage, HistoryEntry, HistoryOutcome, ImageProgress, ImageSetMirrorStatus, MirroredStatus,
-    PlanStatus, ProgressStatus, ReleasePart, ReleaseStatus, ResourceState, ResourceStatus, SyncStatus, limits,
+    BytesProgress, CatalogStatus, FailedImage, HistoryEntry, HistoryOutcome, ImageProgress, ImageSetMirrorStatus,
+    MirroredStatus, PlanStatus, ProgressStatus, ReleasePart, ReleaseStatus, ResourceState, ResourceStatus, SyncStatus,
+    limits,
 };
 
 /// The group as a literal, for [`concat!`].

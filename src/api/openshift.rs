@@ -135,6 +135,54 @@ pub struct UpdateServiceSpec {
     pub replicas: i32,
 }
 
+/// A catalog of operators, served by a pod that OLM makes from its image.
+///
+/// Format: <https://github.com/operator-framework/api>, group `operators.coreos.com/v1alpha1`.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "operators.coreos.com",
+    version = "v1alpha1",
+    kind = "CatalogSource",
+    plural = "catalogsources",
+    namespaced,
+    schema = "disabled",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct CatalogSourceSpec {
+    /// `grpc` for a catalog in an image.
+    #[serde(default)]
+    pub source_type: String,
+    /// The image.
+    #[serde(default)]
+    pub image: String,
+    /// What a template adds.
+    #[serde(flatten)]
+    pub more: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A catalog of operators whose content OLM 1 reads from its image.
+///
+/// Format: <https://github.com/operator-framework/operator-controller>, group `olm.operatorframework.io/v1`.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "olm.operatorframework.io",
+    version = "v1",
+    kind = "ClusterCatalog",
+    plural = "clustercatalogs",
+    schema = "disabled",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterCatalogSpec {
+    /// `{type: Image, image: {ref}}`.
+    #[serde(default)]
+    pub source: serde_json::Value,
+    /// What the API server fills in.
+    #[serde(flatten)]
+    pub more: serde_json::Map<String, serde_json::Value>,
+}
+
 /// A group of nodes that are configured alike; only read.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(

@@ -115,6 +115,22 @@ pub const UPDATE_SERVICE: &[Rule] = &[rule(
     &["get", "create", "patch", "delete"],
 )];
 
+/// In the whole cluster, if catalogs are written for the OLM that reads `CatalogSource`s.
+pub const CATALOG_SOURCES: &[Rule] = &[rule(
+    "Catalogs are written, in the namespace that the object names.",
+    "operators.coreos.com",
+    &["catalogsources"],
+    &["get", "create", "patch", "delete"],
+)];
+
+/// In the whole cluster, if catalogs are written for the OLM that reads `ClusterCatalog`s.
+pub const CLUSTER_CATALOGS: &[Rule] = &[rule(
+    "Catalogs are written.",
+    "olm.operatorframework.io",
+    &["clustercatalogs"],
+    &["get", "create", "patch", "delete"],
+)];
+
 /// A role that an installation has only if it writes an output.
 #[derive(Clone, Copy, Debug)]
 pub struct Optional {
@@ -131,6 +147,8 @@ pub struct Optional {
 /// All of them.
 pub const OPTIONAL: &[Optional] = &[
     Optional { output: "releasesignatures", role: "signatures", namespace: Some(CONFIG_MANAGED), rules: SIGNATURES },
+    Optional { output: "catalogsources", role: "catalog-source", namespace: None, rules: CATALOG_SOURCES },
+    Optional { output: "clustercatalogs", role: "cluster-catalog", namespace: None, rules: CLUSTER_CATALOGS },
     Optional { output: "updateservices", role: "update-service", namespace: None, rules: UPDATE_SERVICE },
 ];
 

@@ -14,13 +14,19 @@ pub mod limits {
     /// Entries of `resources`.
     pub const RESOURCES: usize = 48;
     /// Entries of `mirrored.releases`.
-    pub const RELEASES: usize = 50;
+    pub const RELEASES: usize = 32;
+    /// Entries of `mirrored.catalogs`.
+    pub const CATALOGS: usize = 16;
+    /// Bytes of each text of a catalog.
+    pub const CATALOG_TEXT: usize = 96;
     /// Entries of `history`.
     pub const HISTORY: usize = 5;
     /// Conditions.
-    pub const CONDITIONS: usize = 10;
+    pub const CONDITIONS: usize = 8;
     /// Bytes of an image, an origin or a message of a failure, and of most other texts.
     pub const TEXT: usize = 256;
+    /// Bytes of a digest.
+    pub const DIGEST: usize = 72;
     /// Bytes of a condition's message.
     pub const CONDITION_MESSAGE: usize = 1024;
 }
@@ -38,7 +44,7 @@ pub struct ImageSetMirrorStatus {
     pub last_handled_request: Option<String>,
     /// Conditions: Ready always; Reconciling, Stalled and Suspended only while they are true; and details.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 10))]
+    #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
     /// When syncs ran and will run.
@@ -151,7 +157,7 @@ pub struct BytesProgress {
 pub struct PlanStatus {
     /// Digest over what is copied and where to; equal plans have equal digests.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 72))]
     pub digest: String,
     /// Images in the plan.
     #[serde(default)]
@@ -164,7 +170,7 @@ pub struct PlanStatus {
     pub removed: i64,
     /// Images by the kind of content they belong to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(extend("maxProperties" = 8))]
     pub by_origin: BTreeMap<String, i64>,
 }
 
@@ -174,13 +180,51 @@ pub struct PlanStatus {
 pub struct MirroredStatus {
     /// Digest of the plan that is complete; equals `plan.digest` when in sync.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 72))]
     pub digest: String,
-    /// The releases, newest first; at most the 50 newest.
+    /// The releases, newest first; at most the 32 newest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 50))]
+    #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub releases: Vec<ReleaseStatus>,
+    /// The catalogs of operators, in the order of the spec; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub catalogs: Vec<CatalogStatus>,
+}
+
+/// A catalog of operators.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CatalogStatus {
+    /// The catalog as in `operators`.
+    #[schemars(length(max = 96))]
+    pub source: String,
+    /// Its digest in the source.
+    #[schemars(length(max = 71))]
+    pub resolved: String,
+    /// Where it is in the target.
+    #[schemars(length(max = 96))]
+    pub target: String,
+    /// Its digest there.
+    #[schemars(length(max = 71))]
+    pub target_digest: String,
+    /// True if it is there with every image that it lists. If not, what was there before is.
+    pub published: bool,
+    /// Packages in it.
+    pub packages: i64,
+    /// Bundles in it.
+    pub bundles: i64,
+    /// Images that they need.
+    pub images: i64,
+    /// How many bundles are left out, since an image that they need does not exist.
+    #[serde(default, skip_serializing_if = "super::is_default")]
+    pub left_out: i64,
+    /// The first of them; or what was asked for and is not there, or is needed and was not asked for. The report has it all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 96))]
+    pub message: String,
 }
 
 /// A release, and what a cluster finds of it.
@@ -300,7 +344,7 @@ pub enum ResourceState {
 pub struct HistoryEntry {
     /// Digest of the plan.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 72))]
     pub digest: String,
     /// How it ended.
     pub outcome: HistoryOutcome,
@@ -356,12 +400,12 @@ mod tests {
                 })
                 .collect(),
             plan: Some(PlanStatus {
-                digest: text(limits::TEXT),
-                by_origin: (0..16).map(|n| (format!("{}{n}", text(60)), i64::MAX)).collect(),
+                digest: text(limits::DIGEST),
+                by_origin: (0..8).map(|n| (format!("{}{n}", text(60)), i64::MAX)).collect(),
                 ..PlanStatus::default()
             }),
             mirrored: Some(MirroredStatus {
-                digest: text(limits::TEXT),
+                digest: text(limits::DIGEST),
                 releases: vec![
                     ReleaseStatus {
                         version: text(48),
@@ -377,6 +421,21 @@ mod tests {
                         ],
                     };
                     limits::RELEASES
+                ],
+                catalogs: vec![
+                    CatalogStatus {
+                        source: text(limits::CATALOG_TEXT),
+                        resolved: text(70),
+                        target: text(limits::CATALOG_TEXT),
+                        target_digest: text(70),
+                        published: false,
+                        packages: i64::MAX,
+                        bundles: i64::MAX,
+                        images: i64::MAX,
+                        left_out: i64::MAX,
+                        message: text(limits::CATALOG_TEXT),
+                    };
+                    limits::CATALOGS
                 ],
             }),
             failures: vec![
@@ -402,7 +461,7 @@ mod tests {
             ],
             history: vec![
                 HistoryEntry {
-                    digest: text(limits::TEXT),
+                    digest: text(limits::DIGEST),
                     outcome: HistoryOutcome::Succeeded,
                     first_time: time.clone(),
                     last_time: time.clone(),
@@ -432,6 +491,9 @@ mod tests {
         }
         let releases = &schema["mirrored"]["properties"]["releases"];
         assert_eq!(releases["maxItems"], limits::RELEASES);
+        let catalogs = &schema["mirrored"]["properties"]["catalogs"];
+        assert_eq!(catalogs["maxItems"], limits::CATALOGS);
+        assert_eq!(catalogs["items"]["properties"]["message"]["maxLength"], limits::CATALOG_TEXT);
         assert_eq!(schema["failures"]["items"]["properties"]["message"]["maxLength"], limits::TEXT);
     }
 }

@@ -125,7 +125,7 @@ mod tests {
             [
                 "`Team` is not a namespace's name",
                 "--output everything: known are imagedigestmirrorsets, imagetagmirrorsets, releasesignatures, \
-                 updateservices and none",
+                 catalogsources, clustercatalogs, updateservices and none",
                 "--ready-url ftp://service/readyz: write http://SERVICE:8081/readyz",
             ]
         );

@@ -18,10 +18,11 @@ use crate::failure::{Failure, Reason, chain};
 use crate::plan::Plan;
 use crate::request::PublishPolicy;
 use crate::resolve::Origin;
+use crate::resources::catalogs::template;
 use crate::resources::containerd::{CA_KEY, HOSTS_FILE, folder_of, key_in, owner_of};
 use crate::resources::{
-    Access, ClusterSnapshot, Desired, HostsInputs, Inputs, ReleaseInputs, ReleaseObjects, ReleaseSnapshot, Releases,
-    Stored, containerd_hosts, manifest_keys,
+    Access, Catalog, ClusterSnapshot, Desired, ExtraInputs, ExtraSnapshot, Extras, HostsInputs, Inputs, Releases,
+    Stored, Template, containerd_hosts, manifest_keys,
 };
 use crate::state::Memory;
 use crate::sync::{CatalogReport, Copied};
@@ -117,7 +118,8 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let written = match &args.out {
         Some(directory) => {
             let releases = Releases::of(&resolved.wanted, plan);
-            write_resources(directory, &prepared, plan, &releases, &copied.report, &before)
+            let catalogs = shown(&copied.catalogs);
+            write_resources(directory, &prepared, plan, &releases, &catalogs, &copied.report, &before)
                 .and_then(|()| write_report(directory, &machine(plan, &copied, complete)))
         }
         None => Ok(()),
@@ -288,12 +290,13 @@ fn write_resources(
     prepared: &Prepared,
     plan: &Plan,
     releases: &Releases,
+    catalogs: &[Catalog],
     report: &Report,
     before: &Before,
 ) -> Result<(), String> {
     let verified: BTreeSet<usize> =
         report.items.iter().enumerate().filter(|(_, item)| item.complete()).map(|(index, _)| index).collect();
-    let desired = published(prepared, plan, releases, &verified, &before.stored);
+    let desired = published(prepared, plan, releases, catalogs, &verified, &before.stored);
     let failed = |path: &Path, error: std::io::Error| format!("writing {}: {error}", path.display());
     std::fs::create_dir_all(directory).map_err(|error| failed(directory, error))?;
     for (name, text) in &desired.manifests {
@@ -344,11 +347,32 @@ fn write_hosts(
     Ok(())
 }
 
+/// The catalogs for the cluster, with the templates that a file names by their paths.
+pub(super) fn shown(reports: &[CatalogReport]) -> Vec<Catalog> {
+    let template_at = |path: &str| {
+        let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        read.and_then(|text| template(&text).map(|_| Template::Text(text)))
+    };
+    let shown = |report: &CatalogReport| Catalog {
+        source: report.source.clone(),
+        target: report.target.clone(),
+        digest: report.target_digest.clone(),
+        template: report.template.as_deref().map_or(Template::Plain, |path| {
+            template_at(path).unwrap_or_else(|why| {
+                warn(&[format!("`targetCatalogSourceTemplate: {path}` is left out: {why}")]);
+                Template::Plain
+            })
+        }),
+    };
+    reports.iter().map(shown).collect()
+}
+
 /// The cluster resources without a cluster: all of them published, none applied.
 pub(super) fn published(
     prepared: &Prepared,
     plan: &Plan,
     releases: &Releases,
+    catalogs: &[Catalog],
     verified: &BTreeSet<usize>,
     stored: &Stored,
 ) -> Desired {
@@ -368,21 +392,24 @@ pub(super) fn published(
         cluster: &cluster,
         stored,
     });
-    let for_releases = ReleaseObjects::new(&ReleaseInputs {
+    let extras = Extras::new(&ExtraInputs {
         identity: &request.identity,
         outputs: &request.cluster,
         mode: Mode::Mirror,
         releases,
+        catalogs,
         plan,
         verified,
-        cluster: &ReleaseSnapshot {
+        cluster: &ExtraSnapshot {
             signatures_access: Access::NotServed,
             update_service_access: Access::NotServed,
-            ..ReleaseSnapshot::default()
+            catalog_source_access: Access::NotServed,
+            cluster_catalog_access: Access::NotServed,
+            ..ExtraSnapshot::default()
         },
         stored,
     });
-    desired.manifests.extend(for_releases.manifests);
+    desired.manifests.extend(extras.manifests);
     desired
 }
 
@@ -475,7 +502,7 @@ mod tests {
         let signatures = || std::fs::read_to_string(out.join("signatures.yaml")).ok();
         let run = |outcomes| {
             let before = Before::read(&out, None).unwrap();
-            write_resources(&out, &prepared, &plan, &releases, &report(outcomes), &before).unwrap();
+            write_resources(&out, &prepared, &plan, &releases, &[], &report(outcomes), &before).unwrap();
             std::fs::read_to_string(out.join("itms.yaml")).unwrap()
         };
         std::fs::create_dir(&out).unwrap();

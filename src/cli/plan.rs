@@ -6,7 +6,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::input::{Prepared, prepare};
-use super::mirror::published;
+use super::mirror::{published, shown};
 use super::output::{counted, fail, json, print, refuse, warn};
 use super::{FAILED, PlanArgs, PlanOutput};
 use crate::copy::{Finding, Stop, Survey};
@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::plan::{Content, Diff, Plan};
 use crate::resources::{Desired, Releases, Stored};
 use crate::state::Memory;
-use crate::sync::Resolved;
+use crate::sync::{Resolved, reports};
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -106,7 +106,8 @@ async fn surveyed(prepared: &Prepared, resolved: &Resolved, output: PlanOutput) 
 fn everything(prepared: &Prepared, resolved: &Resolved) -> Desired {
     let all = (0..resolved.plan.items.len()).collect();
     let releases = Releases::of(&resolved.wanted, &resolved.plan);
-    published(prepared, &resolved.plan, &releases, &all, &Stored::default())
+    let catalogs = shown(&reports(&resolved.catalogs));
+    published(prepared, &resolved.plan, &releases, &catalogs, &all, &Stored::default())
 }
 
 fn manifests(prepared: &Prepared, resolved: &Resolved) -> String {

@@ -14,15 +14,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::release_outputs::ReleaseName;
+use super::extra_outputs::ExtraName;
 use crate::api::openshift::{
-    Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet, MachineConfigPool, UpdateService,
+    CatalogSource, ClusterCatalog, Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet,
+    MachineConfigPool, UpdateService,
 };
 use crate::api::{
     API_VERSION, ClusterResources, FIELD_MANAGER, FINALIZER, ImageSetMirror, ImageSetMirrorStatus, KIND,
     OWNER_REF_ANNOTATION,
 };
-use crate::resources::{Access, ClusterSnapshot, MirrorKind, MirrorSet, ObjectName, ReleaseObject, signatures};
+use crate::resources::{Access, CatalogKind, ClusterSnapshot, Extra, MirrorKind, MirrorSet, ObjectName, signatures};
 
 /// Longest wait for one answer of the API server.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,7 +96,7 @@ pub(super) async fn timed<T>(
 
 /// Kinds of the cluster that may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "six independent facts, each with a name")]
+#[expect(clippy::struct_excessive_bools, reason = "eight independent facts, each with a name")]
 pub(super) struct Served {
     pub(super) idms: bool,
     pub(super) itms: bool,
@@ -103,14 +104,18 @@ pub(super) struct Served {
     pub(super) images: bool,
     pub(super) pools: bool,
     pub(super) update_services: bool,
+    pub(super) catalog_sources: bool,
+    pub(super) cluster_catalogs: bool,
 }
 
 impl Served {
-    /// True if the cluster has this kind of mirror set or of object for releases, for which the only `ConfigMap`s that may be
+    /// True if the cluster has this kind of mirror set or of object beside them, for which the only `ConfigMap`s that may be
     /// held back are those with signatures.
     pub(super) fn has(self, kind: &str) -> bool {
         match kind {
             "UpdateService" => self.update_services,
+            "CatalogSource" => self.catalog_sources,
+            "ClusterCatalog" => self.cluster_catalogs,
             "ConfigMap" => self.idms,
             _ => self.idms && kind == MirrorKind::Digest.kind() || self.itms && kind == MirrorKind::Tag.kind(),
         }
@@ -193,6 +198,8 @@ impl Cluster {
         let operator = self.kinds("operator.openshift.io/v1alpha1").await?;
         let machines = self.kinds("machineconfiguration.openshift.io/v1").await?;
         let updates = self.kinds("updateservice.operator.openshift.io/v1").await?;
+        let olm = self.kinds("operators.coreos.com/v1alpha1").await?;
+        let olm1 = self.kinds("olm.operatorframework.io/v1").await?;
         let has = |list: &[String], name: &str| list.iter().any(|known| known == name);
         let served = Served {
             idms: has(&config, "imagedigestmirrorsets"),
@@ -201,6 +208,8 @@ impl Cluster {
             icsp: has(&operator, "imagecontentsourcepolicies"),
             pools: has(&machines, "machineconfigpools"),
             update_services: has(&updates, "updateservices"),
+            catalog_sources: has(&olm, "catalogsources"),
+            cluster_catalogs: has(&olm1, "clustercatalogs"),
         };
         *self.served.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), served));
         Ok(served)
@@ -315,38 +324,85 @@ impl Cluster {
         timed(|| format!("reading UpdateService `{name}`"), self.update_services(namespace).get_opt(name)).await
     }
 
-    /// Applies an object for releases.
-    pub(super) async fn apply_release(&self, object: &ReleaseObject) -> Result<(), Error> {
+    fn catalog_sources(&self, namespace: &str) -> Api<CatalogSource> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    fn cluster_catalogs(&self) -> Api<ClusterCatalog> {
+        Api::all(self.client.clone())
+    }
+
+    /// The object of that name that shows a catalog to the cluster, whoever wrote it.
+    pub(super) async fn find_catalog(
+        &self,
+        kind: CatalogKind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Extra>, Error> {
+        let doing = || format!("reading {} `{name}`", kind.kind());
+        Ok(match kind {
+            CatalogKind::Source => {
+                timed(doing, self.catalog_sources(namespace).get_opt(name)).await?.map(Extra::CatalogSource)
+            }
+            CatalogKind::Cluster => {
+                timed(doing, self.cluster_catalogs().get_opt(name)).await?.map(Extra::ClusterCatalog)
+            }
+        })
+    }
+
+    /// What is under a key of a `ConfigMap`, whoever wrote it.
+    pub(super) async fn text_of(&self, namespace: &str, name: &str, key: &str) -> Result<Option<String>, Error> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let found = timed(|| format!("reading ConfigMap `{name}`"), api.get_opt(name)).await?;
+        Ok(found.and_then(|map| map.data).and_then(|mut data| data.remove(key)))
+    }
+
+    /// Applies an object beside the mirror sets.
+    pub(super) async fn apply_extra(&self, object: &Extra) -> Result<(), Error> {
         let (name, kind) = (object.name(), object.kind());
         match object {
-            ReleaseObject::Signatures(map) => {
+            Extra::Signatures(map) => {
                 self.patch(&self.signatures(), &name, kind, map).await?;
             }
-            ReleaseObject::UpdateService(service) => {
+            Extra::UpdateService(service) => {
                 let api = self.update_services(&service.namespace().unwrap_or_default());
                 self.patch(&api, &name, kind, service).await?;
+            }
+            Extra::CatalogSource(source) => {
+                self.patch(&self.catalog_sources(&object.namespace()), &name, kind, source).await?;
+            }
+            Extra::ClusterCatalog(catalog) => {
+                self.patch(&self.cluster_catalogs(), &name, kind, catalog).await?;
             }
         }
         Ok(())
     }
 
-    /// Deletes an object for releases if it carries the mark of `owner` (`namespace/name`).
-    pub(super) async fn delete_release(&self, name: &ReleaseName, namespace: &str, owner: &str) -> Result<bool, Error> {
+    /// Deletes an object beside the mirror sets if it carries the mark of `owner` (`namespace/name`).
+    pub(super) async fn delete_extra(&self, name: &ExtraName, namespace: &str, owner: &str) -> Result<bool, Error> {
         match name {
-            ReleaseName::Signatures(name) => self.delete_of(self.signatures(), name, owner).await,
-            ReleaseName::UpdateService(name) => self.delete_of(self.update_services(namespace), name, owner).await,
+            ExtraName::Signatures(name) => self.delete_of(self.signatures(), name, owner).await,
+            ExtraName::UpdateService(name) => self.delete_of(self.update_services(namespace), name, owner).await,
+            ExtraName::Catalog(CatalogKind::Source, name) => {
+                self.delete_of(self.catalog_sources(namespace), name, owner).await
+            }
+            ExtraName::Catalog(CatalogKind::Cluster, name) => {
+                self.delete_of(self.cluster_catalogs(), name, owner).await
+            }
         }
     }
 
-    /// Deletes an object for releases that was found, if it carries the mark of `owner` (`namespace/name`).
-    pub(super) async fn withdraw_release(&self, object: &ReleaseObject, owner: &str) -> Result<bool, Error> {
+    /// Deletes an object beside the mirror sets that was found, if it carries the mark of `owner` (`namespace/name`).
+    pub(super) async fn withdraw_extra(&self, object: &Extra, owner: &str) -> Result<bool, Error> {
         let name = object.name();
         match object {
-            ReleaseObject::Signatures(_) => self.delete_of(self.signatures(), &name, owner).await,
-            ReleaseObject::UpdateService(service) => {
+            Extra::Signatures(_) => self.delete_of(self.signatures(), &name, owner).await,
+            Extra::UpdateService(service) => {
                 let namespace = service.namespace().unwrap_or_default();
                 self.delete_of(self.update_services(&namespace), &name, owner).await
             }
+            Extra::CatalogSource(_) => self.delete_of(self.catalog_sources(&object.namespace()), &name, owner).await,
+            Extra::ClusterCatalog(_) => self.delete_of(self.cluster_catalogs(), &name, owner).await,
         }
     }
 

@@ -6,12 +6,12 @@
 mod access;
 mod apply;
 pub mod events;
+mod extra_outputs;
 mod jobs;
 mod observe;
 mod outputs;
 mod reconcile;
 mod recorder;
-mod release_outputs;
 pub mod schedule;
 pub mod status;
 #[cfg(test)]

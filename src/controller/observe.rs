@@ -1,16 +1,20 @@
 //! From the table of jobs to what the status is made from.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::access::ProblemReason;
 use super::jobs::State;
 use super::status::{
-    AbortReason, FailedItem, FailedStage, Finished, Observation, Progress, Running, Stage, SyncResult, WaitReason,
+    AbortReason, FailedItem, FailedStage, Finished, Observation, Planned, Progress, Running, Stage, SyncResult,
+    WaitReason,
 };
 use super::worker::{Deed, Done, Ended, Going, planned};
+use crate::api::CatalogStatus;
 use crate::copy::{Finding, Outcome, Report, Survey};
 use crate::failure::{Failure, Reason};
 use crate::plan::Plan;
+use crate::sync::CatalogReport;
 
 /// What the job table says about an object that asks for `wanted`.
 pub(super) fn observation(state: &State<Ended, Going>, wanted: &str) -> Observation {
@@ -118,7 +122,31 @@ fn result(done: &Done) -> SyncResult {
         stage: FailedStage::Copy,
         failure: failure.clone(),
     }));
-    SyncResult::Done { plan: planned(&done.resolved, done.added, done.removed), progress: progress(done), failures }
+    let catalogs = done.catalogs.iter().map(catalog).collect();
+    let plan = Planned { catalogs, ..planned(&done.resolved, done.added, done.removed) };
+    SyncResult::Done { plan, progress: progress(done), failures }
+}
+
+fn catalog(report: &CatalogReport) -> CatalogStatus {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let left_out: BTreeSet<&str> = report.left_out.iter().map(|left| left.bundle.as_str()).collect();
+    CatalogStatus {
+        source: report.source.clone(),
+        resolved: report.source_digest.to_string(),
+        target: report.target.to_string(),
+        target_digest: report.target_digest.to_string(),
+        published: report.published,
+        packages: number(report.packages),
+        bundles: number(report.bundles),
+        images: number(report.images),
+        left_out: number(left_out.len()),
+        message: report
+            .left_out
+            .first()
+            .map(|left| format!("without {}: no {}", left.bundle, left.image))
+            .or_else(|| report.notes.first().cloned())
+            .unwrap_or_default(),
+    }
 }
 
 fn failed<'a>(

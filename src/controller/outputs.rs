@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::apply::{Cluster, Error, Slot};
 use super::events::{EventNote, EventReason};
+use super::extra_outputs::{self, Wave};
 use super::recorder::Publisher;
-use super::release_outputs::{self, Wave};
 use super::status::{Applied, Output};
 use crate::api::{
     ImageSetMirror, MirrorSourcePolicy, Mode, OWNER_REF_ANNOTATION, OutputPolicy, PublishPolicy, Removal,
@@ -22,12 +22,13 @@ use crate::copy::{Finding, ItemReport, Outcome, Report, Survey, Surveyed};
 use crate::metrics::{ApplyResult, Drift, Metrics};
 use crate::oci::Digest;
 use crate::plan::{Plan, PlanItem};
-use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Request, UpdateServiceOutput};
+use crate::request::{CatalogOutput, ClusterOutputs, Identity, MirrorSetOutput, Request, UpdateServiceOutput};
 use crate::resources::{
-    Apply, CONFIG_MAP_LIMIT, ClusterSnapshot, Conflict, Desired, Entries, Fate, HeldReason, HostsInputs, Impact,
-    Inputs, MirrorKind, MirrorSet, ObjectName, ReleaseInputs, ReleaseObjects, ReleaseSnapshot, Releases, Stored,
-    containerd, containerd_hosts, repair, withdraw,
+    Apply, CONFIG_MAP_LIMIT, ClusterSnapshot, Conflict, Desired, Entries, ExtraInputs, ExtraSnapshot, Extras, Fate,
+    HeldReason, HostsInputs, Impact, Inputs, MirrorKind, MirrorSet, ObjectName, Releases, Stored, containerd,
+    containerd_hosts, repair, withdraw,
 };
+use crate::sync::CatalogReport;
 
 /// Group of mirror sets.
 const GROUP: &str = "config.openshift.io";
@@ -64,6 +65,8 @@ pub(super) struct Content<'a> {
     pub(super) verified: BTreeSet<usize>,
     /// The releases among it.
     pub(super) releases: Releases,
+    /// The catalogs among it.
+    pub(super) catalogs: &'a [CatalogReport],
 }
 
 /// Writes outputs.
@@ -116,11 +119,12 @@ impl Outputs {
     ) -> Result<Applied, Error> {
         let request = owner.request;
         let identity = &request.identity;
-        let Content { plan, verified, releases } = content;
+        let Content { plan, verified, releases, catalogs } = content;
+        let (catalogs, unusable) = extra_outputs::catalogs(cluster, owner, catalogs).await?;
         let manifests = format!("{}-manifests", identity.name);
         let slot = cluster.config_map(owner.object, &manifests).await?;
-        let releasing = release_outputs::wants(request, releases);
-        if !Self::wants(request) && !releasing && !matches!(slot, Slot::Own(_)) {
+        let extras = extra_outputs::wants(request, releases, &catalogs);
+        if !Self::wants(request) && !extras && !matches!(slot, Slot::Own(_)) {
             return Ok(Applied { releases: Some(Vec::new()), ..Applied::default() });
         }
         let stored = stored(&slot);
@@ -136,26 +140,35 @@ impl Outputs {
             cluster: &snapshot,
             stored: &stored,
         });
-        let found = release_outputs::look(cluster, owner, self.may(&identity.namespace), releasing, &stored).await?;
-        let released = ReleaseInputs {
+        let found = extra_outputs::look(
+            cluster,
+            owner,
+            self.may(&identity.namespace),
+            !releases.list.is_empty(),
+            &catalogs,
+            &stored,
+        )
+        .await?;
+        let released = ExtraInputs {
             identity,
             outputs: &request.cluster,
             mode: request.mode,
             releases,
+            catalogs: &catalogs,
             plan,
             verified,
             cluster: &found,
             stored: &stored,
         };
-        let mut decided = ReleaseObjects::new(&released);
+        let mut decided = Extras::new(&released);
         for note in &desired.notes {
             tracing::debug!(namespace = identity.namespace, name = identity.name, reason = ?note.reason,
                 message = note.message, "about the mirror sets");
         }
-        let mut notes: Vec<_> = desired.notes.iter().map(|note| note.message.clone()).collect();
+        let mut notes: Vec<_> = desired.notes.iter().map(|note| note.message.clone()).chain(unusable).collect();
         let data = together(&desired, &decided, &mut notes);
         if matches!(slot, Slot::Foreign) && !data.is_empty() {
-            let held = decided.objects.iter().filter_map(|(object, fate)| release_outputs::told(object, fate));
+            let held = decided.objects.iter().filter_map(|(object, fate)| extra_outputs::told(object, fate));
             let outputs = taken(&desired, &manifests).into_iter().chain(held).collect();
             return Ok(Applied { outputs, notes, ..Applied::default() });
         }
@@ -171,7 +184,7 @@ impl Outputs {
         // Published first: after a crash in between, the objects are put right from these bytes.
         cluster.publish(owner.object, &manifests, data, &slot).await?;
         // Who updates by the mirror sets checks signatures first.
-        let mut told = self.write_releases(cluster, events, owner, &mut decided, Wave::Signatures).await?;
+        let mut told = self.write_extras(cluster, events, owner, &mut decided, Wave::Signatures).await?;
         let (mut outputs, mut rules) = (BTreeMap::new(), Entries::new());
         for apply in &desired.apply {
             let output = self.apply(cluster, events, owner.object, apply).await?;
@@ -183,7 +196,9 @@ impl Outputs {
             }
             outputs.insert(name_of(&apply.object), output);
         }
-        told.extend(self.write_releases(cluster, events, owner, &mut decided, Wave::UpdateService).await?);
+        for wave in [Wave::Catalogs, Wave::UpdateService] {
+            told.extend(self.write_extras(cluster, events, owner, &mut decided, wave).await?);
+        }
         for object in &desired.remove {
             if cluster.delete(object, &owner.mark()).await? {
                 self.metrics.applied(object.kind.kind(), ApplyResult::Deleted);
@@ -304,7 +319,7 @@ impl Outputs {
         }
         let stored = stored(&cluster.config_map(owner.object, &format!("{}-manifests", identity.name)).await?);
         let _turn = self.turn.lock().await;
-        self.repair_releases(cluster, events, owner, &stored).await?;
+        self.repair_extras(cluster, events, owner, &stored).await?;
         if stored.applied.is_empty() || !Self::wants(request) {
             return Ok(());
         }
@@ -360,6 +375,8 @@ impl Outputs {
             idms: output,
             itms: output,
             containerd_hosts: Some(PublishPolicy::Disabled),
+            catalog_source: CatalogOutput::off(),
+            cluster_catalog: CatalogOutput::off(),
             update_service: UpdateServiceOutput {
                 policy: OutputPolicy::Disabled,
                 namespace: String::new(),
@@ -379,7 +396,7 @@ impl Outputs {
         if let Some(why) = obstacle {
             let held = withdrawal.held.iter().map(|held| &held.object);
             let sets = withdrawal.remove.iter().chain(held).map(ToString::to_string);
-            let left: Vec<_> = sets.chain(release_outputs::left(object)).collect();
+            let left: Vec<_> = sets.chain(extra_outputs::left(object)).collect();
             if !left.is_empty() {
                 events.orphaned(object, &left.join(", "), why).await;
             }
@@ -394,7 +411,7 @@ impl Outputs {
                 events.publish(object, note).await;
             }
         }
-        self.remove_releases(cluster, events, object).await?;
+        self.remove_extras(cluster, events, object).await?;
         for held in withdrawal.held {
             let (kind, name) = (held.object.kind.kind(), &held.object.name);
             let note = format!("{} stays: {}; `disruption` is `ReloadOnly`", held.object, held.message);
@@ -412,9 +429,10 @@ impl Outputs {
         owner: Owner<'_>,
         plan: &Plan,
         releases: &Releases,
+        catalogs: &[CatalogReport],
         survey: &Survey,
     ) -> Result<(), Error> {
-        let manifests = self.planned_manifests(cluster, owner, plan, releases).await?;
+        let manifests = self.planned_manifests(cluster, owner, plan, releases, catalogs).await?;
         let taken = manifests.iter().map(|(key, value)| key.len() + value.len()).sum();
         let lines = parts(&planned_lines(plan, survey), taken);
         publish(cluster, events, owner, "plan", &lines, manifests).await
@@ -426,9 +444,11 @@ impl Outputs {
         owner: Owner<'_>,
         plan: &Plan,
         releases: &Releases,
+        catalogs: &[CatalogReport],
     ) -> Result<BTreeMap<String, String>, Error> {
         let request = owner.request;
-        if !Self::wants(request) && !release_outputs::wants(request, releases) {
+        let (catalogs, _) = extra_outputs::catalogs(cluster, owner, catalogs).await?;
+        if !Self::wants(request) && !extra_outputs::wants(request, releases, &catalogs) {
             return Ok(BTreeMap::new());
         }
         let verified = (0..plan.items.len()).collect();
@@ -444,14 +464,15 @@ impl Outputs {
             cluster: &cluster.snapshot(self.may(&identity.namespace)).await?,
             stored: &stored,
         });
-        let decided = ReleaseObjects::new(&ReleaseInputs {
+        let decided = Extras::new(&ExtraInputs {
             identity,
             outputs: &request.cluster,
             mode: Mode::Plan,
             releases,
+            catalogs: &catalogs,
             plan,
             verified: &verified,
-            cluster: &ReleaseSnapshot::default(),
+            cluster: &ExtraSnapshot::default(),
             stored: &stored,
         });
         Ok(together(&desired, &decided, &mut Vec::new()))
@@ -536,7 +557,7 @@ async fn write_hosts(
 }
 
 /// All manifests. Mirror sets are put back from them, so signatures are left out where there is no room for both.
-fn together(desired: &Desired, decided: &ReleaseObjects, notes: &mut Vec<String>) -> BTreeMap<String, String> {
+fn together(desired: &Desired, decided: &Extras, notes: &mut Vec<String>) -> BTreeMap<String, String> {
     let mut data = desired.manifests.clone();
     let mut bytes: usize = data.iter().map(|(key, value)| key.len() + value.len()).sum();
     // The smallest first.
@@ -810,6 +831,7 @@ mod tests {
         request: Request,
         plan: Plan,
         releases: Releases,
+        catalogs: Vec<CatalogReport>,
     }
 
     impl World {
@@ -850,6 +872,7 @@ mod tests {
                 object,
                 request,
                 releases: Releases::default(),
+                catalogs: Vec::new(),
             }
         }
 
@@ -859,7 +882,8 @@ mod tests {
 
         async fn write(&self) -> Result<Applied, Error> {
             let verified = BTreeSet::from([0]);
-            let content = Content { plan: &self.plan, verified, releases: self.releases.clone() };
+            let content =
+                Content { plan: &self.plan, verified, releases: self.releases.clone(), catalogs: &self.catalogs };
             self.outputs.write(&self.cluster, &self.events, self.owner(), &content).await
         }
 
@@ -1163,7 +1187,7 @@ mod tests {
         let outputs = &world.outputs;
         let releases = Releases::default();
         let published =
-            outputs.publish_plan(&world.cluster, &world.events, owner, &world.plan, &releases, &survey).await;
+            outputs.publish_plan(&world.cluster, &world.events, owner, &world.plan, &releases, &[], &survey).await;
         published.unwrap();
         let plan = format!("{MAPS}/set-plan-0");
         assert_eq!(world.server.writes(), [format!("PATCH {plan}")], "neither mirror sets nor their manifests");

@@ -30,7 +30,6 @@ use crate::copy::{Report, Trust};
 use crate::metrics::{Metrics, ObjectState, ReconcileResult};
 use crate::request::{Endpoints, Fault, FaultKind, Mode, Request};
 use crate::resources::Releases;
-use crate::sync::Resolved;
 
 /// How often the status follows a running sync.
 const WHILE_RUNNING: Duration = Duration::from_secs(10);
@@ -495,7 +494,7 @@ impl Pass<'_> {
                 if kept.is_some() && !due {
                     return kept;
                 }
-                let written = self.write_outputs(owner, &done.resolved, report, kept).await;
+                let written = self.write_outputs(owner, &done, report, kept).await;
                 let reported = ctx.outputs.publish_report(&ctx.cluster, &ctx.events, owner, plan, report).await;
                 // A report is for people; nothing is wrong with the object without it.
                 let again = told(request, reported).is_none();
@@ -508,8 +507,9 @@ impl Pass<'_> {
                 if kept.is_none() {
                     let releases = Releases::of(&done.resolved.wanted, &done.resolved.plan);
                     let outputs = &ctx.outputs;
-                    let published =
-                        outputs.publish_plan(&ctx.cluster, &ctx.events, owner, plan, &releases, survey).await;
+                    let published = outputs
+                        .publish_plan(&ctx.cluster, &ctx.events, owner, plan, &releases, &done.catalogs, survey)
+                        .await;
                     let published = told(request, published);
                     self.compared(published.is_none());
                     self.keep(number, published.map(|()| Applied::default()).as_ref());
@@ -523,16 +523,17 @@ impl Pass<'_> {
     async fn write_outputs(
         &self,
         owner: Owner<'_>,
-        resolved: &Resolved,
+        done: &Done,
         report: &Report,
         kept: Option<Applied>,
     ) -> Option<Applied> {
-        let ctx = self.ctx;
+        let (ctx, resolved) = (self.ctx, &done.resolved);
         let complete = report.items.iter().enumerate().filter(|(_, item)| item.complete());
         let content = Content {
             plan: &resolved.plan,
             verified: complete.map(|(index, _)| index).collect(),
             releases: Releases::of(&resolved.wanted, &resolved.plan),
+            catalogs: &done.catalogs,
         };
         match ctx.outputs.write(&ctx.cluster, &ctx.events, owner, &content).await {
             Ok(applied) => Some(applied),

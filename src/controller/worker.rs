@@ -394,6 +394,7 @@ pub(super) fn planned(resolved: &Resolved, added: usize, removed: usize) -> Plan
         removed: removed as u64,
         by_origin: plan.by_origin().into_iter().map(|(kind, count)| (kind.as_str().to_owned(), count as u64)).collect(),
         releases: Releases::of(&resolved.wanted, &resolved.plan).list.len() as u64,
+        catalogs: Vec::new(),
     }
 }
 

@@ -8,10 +8,11 @@ use std::time::Duration;
 use url::Url;
 
 use super::content::{self, Read};
+use super::operators;
 use super::{
-    ClusterOutputs, CopyOptions, Endpoints, Fault, FaultKind, Identity, Invalid, MirrorSetOutput, Override,
-    PROGRESS_DEADLINE, Request, SHORTEST, SIGNATURE_KEYS_KEY, Source, TRUST_BUNDLE_KEY, Target,
-    UPDATE_SERVICE_NAMESPACE, UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, units,
+    CATALOG_SOURCE_NAMESPACE, CatalogOutput, ClusterOutputs, CopyOptions, Endpoints, Fault, FaultKind, Identity,
+    Invalid, MirrorSetOutput, Override, PROGRESS_DEADLINE, Request, SHORTEST, SIGNATURE_KEYS_KEY, Source,
+    TRUST_BUNDLE_KEY, Target, UPDATE_SERVICE_NAMESPACE, UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, units,
 };
 use crate::api::schema::{self, Lists};
 use crate::api::{self, ImageSetMirror, MirrorSourcePolicy, OutputPolicy, Removal, Tls};
@@ -85,6 +86,7 @@ impl Request {
         let progress_deadline = duration("spec.progressDeadline", spec.progress_deadline.as_deref(), &mut faults);
         let copy = copy(&spec.copy, &mut faults);
         let cluster = cluster(&spec.cluster_resources, &mut faults);
+        operators::check_names(&catalogs, &spec.cluster_resources, &cluster, &mut faults);
         let faults = faults.finish(object, lists);
         match target {
             Some(target) if faults.is_empty() => Ok(Self {
@@ -436,6 +438,18 @@ fn copy(spec: &api::CopyOptions, faults: &mut Faults) -> CopyOptions {
     CopyOptions { concurrency, max_bytes_per_second, attachments: spec.attachments }
 }
 
+fn names(list: &[api::CatalogName]) -> BTreeMap<String, String> {
+    list.iter().map(|entry| (entry.catalog.clone(), entry.name.clone())).collect()
+}
+
+fn catalog_namespace(spec: &api::CatalogSourceOutput, faults: &mut Faults) -> String {
+    let namespace = spec.namespace.clone().unwrap_or_else(|| CATALOG_SOURCE_NAMESPACE.to_owned());
+    if !is_label(&namespace) {
+        faults.invalid("spec.clusterResources.catalogSource.namespace", format!("`{namespace}` is not a namespace"));
+    }
+    namespace
+}
+
 fn cluster(spec: &api::ClusterResources, faults: &mut Faults) -> ClusterOutputs {
     let mut output = |field: &str, output: &api::MirrorSetOutput, default| {
         let policy = output.policy.unwrap_or(default);
@@ -455,6 +469,18 @@ fn cluster(spec: &api::ClusterResources, faults: &mut Faults) -> ClusterOutputs 
         idms,
         itms,
         containerd_hosts: spec.containerd_hosts.policy,
+        catalog_source: CatalogOutput {
+            policy: spec.catalog_source.policy.unwrap_or(OutputPolicy::Publish),
+            namespace: Some(catalog_namespace(&spec.catalog_source, faults)),
+            prefix: "cs-",
+            names: names(&spec.catalog_source.names),
+        },
+        cluster_catalog: CatalogOutput {
+            policy: spec.cluster_catalog.policy.unwrap_or(OutputPolicy::Publish),
+            namespace: None,
+            prefix: "cc-",
+            names: names(&spec.cluster_catalog.names),
+        },
         update_service: update_service(&spec.update_service, faults),
         release_signatures: spec.release_signatures.policy.unwrap_or(OutputPolicy::Apply),
         disruption: spec.disruption,

@@ -3,7 +3,8 @@
 use serde_json::json;
 use url::Url;
 
-use super::{BootImage, ReleaseChoice, ReleaseRequest, Request, Versions};
+use super::{BootImage, CatalogRequest, ReleaseChoice, ReleaseRequest, Request, Versions};
+use crate::catalog::{Pick, Range};
 use crate::oci::Digest;
 
 impl Request {
@@ -27,6 +28,7 @@ impl Request {
         let read = json!([
             "1",
             self.releases.as_ref().map(releases),
+            self.catalogs.iter().map(catalog).collect::<Vec<_>>(),
             additional,
             blocked,
             [
@@ -45,6 +47,26 @@ impl Request {
         ]);
         Digest::of(read.to_string().as_bytes()).hex().to_owned()
     }
+}
+
+fn catalog(request: &CatalogRequest) -> serde_json::Value {
+    let range = |range: &Range| [&range.min, &range.max].map(|bound| bound.as_ref().map(ToString::to_string));
+    let package = |pick: &Pick| {
+        let channels: Vec<_> =
+            pick.channels.iter().map(|channel| json!([channel.name, range(&channel.range)])).collect();
+        json!([pick.name, pick.default_channel, range(&pick.range), channels])
+    };
+    let packages: Vec<_> = request.selection.packages.iter().map(package).collect();
+    let platforms: Vec<_> = request.platforms.iter().map(|p| [&p.os, &p.architecture]).collect();
+    json!([
+        request.written,
+        request.selection.full,
+        packages,
+        request.target_path,
+        request.target_tag,
+        request.template,
+        platforms
+    ])
 }
 
 fn releases(request: &ReleaseRequest) -> serde_json::Value {

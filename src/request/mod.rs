@@ -221,6 +221,31 @@ pub struct UpdateServiceOutput {
     pub replicas: i32,
 }
 
+/// What happens to the objects of one kind for catalogs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogOutput {
+    /// Whether they are written.
+    pub policy: OutputPolicy,
+    /// Where; none for a kind without namespaces.
+    pub namespace: Option<String>,
+    /// What the default name begins with.
+    pub prefix: &'static str,
+    /// Other names, by the catalog as written.
+    pub names: BTreeMap<String, String>,
+}
+
+impl CatalogOutput {
+    /// Nothing is written.
+    pub fn off() -> Self {
+        Self { policy: OutputPolicy::Disabled, namespace: None, prefix: "", names: BTreeMap::new() }
+    }
+
+    /// The name of the object for a catalog that is written as `source` and lies at `path` in the target.
+    pub fn name(&self, source: &str, path: &str) -> String {
+        self.names.get(source).cloned().unwrap_or_else(|| operators::object_name(self.prefix, path))
+    }
+}
+
 /// What is written to the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterOutputs {
@@ -230,6 +255,10 @@ pub struct ClusterOutputs {
     pub itms: MirrorSetOutput,
     /// Files for containerd; none to decide by what the cluster serves.
     pub containerd_hosts: Option<PublishPolicy>,
+    /// `CatalogSource`s.
+    pub catalog_source: CatalogOutput,
+    /// `ClusterCatalog`s.
+    pub cluster_catalog: CatalogOutput,
     /// `UpdateService`.
     pub update_service: UpdateServiceOutput,
     /// `ConfigMap`s with release signatures.
@@ -291,6 +320,8 @@ pub const TRUST_BUNDLE_KEY: &str = "ca-bundle.crt";
 pub const SIGNATURE_KEYS_KEY: &str = "keys.asc";
 /// Default of the image that the one with the update graph is built on: that of oc-mirror.
 pub const GRAPH_BASE_IMAGE: &str = "registry.access.redhat.com/ubi9/ubi:latest";
+/// Default of the namespace of `CatalogSource`s: the one that OLM offers to all others on OpenShift.
+pub const CATALOG_SOURCE_NAMESPACE: &str = "openshift-marketplace";
 /// Default of the namespace of the `UpdateService`: the one that its operator is installed in.
 pub const UPDATE_SERVICE_NAMESPACE: &str = "openshift-update-service";
 /// Default of the replicas of the `UpdateService`.

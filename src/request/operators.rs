@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::build::Faults;
 use super::content::{image, platforms};
-use crate::api::content as api;
+use super::{ClusterOutputs, OutputPolicy};
+use crate::api::{ClusterResources, content as api};
 use crate::catalog::Selection;
 use crate::oci::{Platform, Reference, RepositoryPath, Tag};
+
+/// Longest name of an object: that of a label, since OLM makes labels of it.
+const MAX_OBJECT_NAME: usize = 63;
 
 /// One entry of `operators`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +102,66 @@ fn entry(
     })
 }
 
+/// The default name of what shows a catalog to the cluster: the last component of its path, with what a label may not have
+/// replaced. Without its version, so that subscriptions need not follow.
+pub(super) fn object_name(prefix: &str, path: &str) -> String {
+    let last = path.rsplit('/').next().unwrap_or(path).to_lowercase();
+    let part: String = last.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    format!("{prefix}{}", part.trim_matches('-'))
+}
+
+impl CatalogRequest {
+    /// Its path in the target, below the prefix.
+    pub fn path(&self) -> &str {
+        let kept = self.name.split_once('/').map_or(self.name.as_str(), |(_, path)| path);
+        self.target_path.as_ref().map_or(kept, RepositoryPath::as_str)
+    }
+}
+
+/// Checks that each object for a catalog has a name of its own, as far as they are made at all.
+pub(super) fn check_names(
+    catalogs: &[CatalogRequest],
+    spec: &ClusterResources,
+    outputs: &ClusterOutputs,
+    faults: &mut Faults,
+) {
+    let kinds = [
+        ("catalogSource", "CatalogSource", &outputs.catalog_source, &spec.catalog_source.names),
+        ("clusterCatalog", "ClusterCatalog", &outputs.cluster_catalog, &spec.cluster_catalog.names),
+    ];
+    for (field, kind, output, given) in kinds {
+        let list = format!("spec.clusterResources.{field}.names");
+        for (index, entry) in given.iter().enumerate() {
+            if !catalogs.is_empty() && catalogs.iter().all(|catalog| catalog.written != entry.catalog) {
+                let message = format!("`{}` is no catalog of `operators`: write it as it is there", entry.catalog);
+                faults.invalid(format!("{list}[{index}].catalog"), message);
+            }
+        }
+        if output.policy == OutputPolicy::Disabled {
+            continue;
+        }
+        let mut names: BTreeMap<String, &str> = BTreeMap::new();
+        for (index, catalog) in catalogs.iter().enumerate() {
+            let name = output.name(&catalog.written, catalog.path());
+            let entry = format!("spec.mirror.operators[{index}]");
+            if name.len() > MAX_OBJECT_NAME {
+                let message = format!(
+                    "the {kind} `{name}` would have {} characters; at most {MAX_OBJECT_NAME} are allowed: give it a name in `{list}`",
+                    name.len()
+                );
+                faults.invalid(&entry, message);
+            }
+            if let Some(first) = names.insert(name.clone(), &catalog.written) {
+                let message = format!(
+                    "`{}` and `{first}` would both be the {kind} `{name}`: give one of them a name in `{list}`",
+                    catalog.written
+                );
+                faults.invalid(entry, message);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -122,6 +186,17 @@ mod tests {
         assert_eq!((catalog.name.as_str(), catalog.selection.packages.len()), ("q.test:5000/a/index", 1));
         assert_eq!(catalog.target_path.as_ref().unwrap().as_str(), "x/y");
         assert_eq!(catalog.platforms.len(), 1);
+    }
+
+    #[test]
+    fn names_of_objects_have_no_version_and_are_labels() {
+        for (path, name) in [
+            ("redhat/redhat-operator-index", "cs-redhat-operator-index"),
+            ("a/My_Index.v2", "cs-my-index-v2"),
+            ("index-", "cs-index"),
+        ] {
+            assert_eq!(object_name("cs-", path), name);
+        }
     }
 
     #[test]

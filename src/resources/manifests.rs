@@ -5,6 +5,7 @@
 //! | `idms.yaml`, `itms.yaml` | the objects as they are written, or would be if they were |
 //! | `idms-pending.yaml`, `itms-pending.yaml` | objects of which something is held back, complete |
 //! | `signatures.yaml` | `ConfigMap`s with release signatures, whether they are written or not |
+//! | `catalogsources.yaml`, `clustercatalogs.yaml` | catalogs of operators, whether they are written or not |
 //! | `updateservice.yaml` | the `UpdateService`, whether it is written or not |
 //! | `applied.yaml` | kinds and names of the objects of `idms.yaml` and `itms.yaml` that are written to this cluster |
 //!
@@ -17,6 +18,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::extras::Extra;
 use super::set::{Entries, MirrorKind, MirrorSet};
 use crate::api::openshift::UpdateService;
 use crate::oci::Digest;
@@ -26,6 +28,10 @@ use crate::request::Identity;
 const APPLIED: &str = "applied.yaml";
 /// Key of release signatures.
 pub(super) const SIGNATURES: &str = "signatures.yaml";
+/// Key of `CatalogSource`s.
+pub(super) const CATALOG_SOURCES: &str = "catalogsources.yaml";
+/// Key of `ClusterCatalog`s.
+pub(super) const CLUSTER_CATALOGS: &str = "clustercatalogs.yaml";
 /// Key of the `UpdateService`.
 pub(super) const UPDATE_SERVICE: &str = "updateservice.yaml";
 /// Most bytes of all values together that a `ConfigMap` is given.
@@ -108,10 +114,13 @@ pub(super) fn text(identity: &Identity, plan: &Digest, more: &str, documents: &[
     format!("# ImageSetMirror {namespace}/{name}\n# Plan {plan}\n{more}---\n{}", documents.join("---\n"))
 }
 
+/// Keys of what is not a mirror set.
+const OTHERS: [&str; 5] = [APPLIED, SIGNATURES, CATALOG_SOURCES, CLUSTER_CATALOGS, UPDATE_SERVICE];
+
 /// All keys that the data can have.
 pub fn manifest_keys() -> impl Iterator<Item = String> {
     let of_kind = |kind: MirrorKind| ["", "-pending"].map(|held| format!("{}{held}.yaml", kind.short()));
-    MirrorKind::ALL.into_iter().flat_map(of_kind).chain([APPLIED, SIGNATURES, UPDATE_SERVICE].map(str::to_owned))
+    MirrorKind::ALL.into_iter().flat_map(of_kind).chain(OTHERS.map(str::to_owned))
 }
 
 /// The keys of objects that a cluster is to have: neither what is held back nor the list of what is written.
@@ -137,6 +146,8 @@ pub struct Stored {
     pub signatures: Vec<ConfigMap>,
     /// The `UpdateService`.
     pub update_service: Option<UpdateService>,
+    /// `CatalogSource`s and `ClusterCatalog`s.
+    pub catalogs: Vec<Extra>,
 }
 
 impl Stored {
@@ -149,6 +160,8 @@ impl Stored {
         let applied: Vec<ObjectName> = documents(data, APPLIED)?.pop().unwrap_or_default();
         let mut stored = Self { signatures: documents(data, SIGNATURES)?, ..Self::default() };
         stored.update_service = documents(data, UPDATE_SERVICE)?.pop();
+        stored.catalogs.extend(documents(data, CATALOG_SOURCES)?.into_iter().map(Extra::CatalogSource));
+        stored.catalogs.extend(documents(data, CLUSTER_CATALOGS)?.into_iter().map(Extra::ClusterCatalog));
         for kind in MirrorKind::ALL {
             let key = format!("{}.yaml", kind.short());
             let sets: Vec<MirrorSet> = match kind {

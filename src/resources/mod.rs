@@ -17,8 +17,10 @@ use crate::api::openshift::{
     Image, ImageContentSourcePolicy, ImageDigestMirrorSet, ImageTagMirrorSet, MachineConfigPool, RegistrySources,
 };
 
+pub mod catalogs;
 pub mod containerd;
 mod desired;
+pub mod extras;
 mod fit;
 mod manifests;
 mod merge;
@@ -30,13 +32,13 @@ mod set;
 pub mod signatures;
 mod update_service;
 
+pub use catalogs::{Catalog, CatalogKind, Template};
 pub use containerd::{ContainerdHosts, HostsInputs, containerd_hosts};
 pub use desired::{Desired, Inputs};
+pub use extras::{Extra, ExtraInputs, ExtraSnapshot, Extras, Fate, extra_repair};
 pub use manifests::{CONFIG_MAP_LIMIT, ManifestsError, ObjectName, Stored, manifest_keys, object_keys};
 pub use merge::{Impact, MACHINE_CONFIG_LIMIT, Merged};
-pub use releases::{
-    Fate, Release, ReleaseInputs, ReleaseObject, ReleaseObjects, ReleaseSnapshot, Releases, release_repair,
-};
+pub use releases::{Release, Releases};
 pub use repair::{Repair, Withdrawal, repair, withdraw};
 pub use set::{Entries, Entry, MirrorKind, MirrorSet, object_name};
 

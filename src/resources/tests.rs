@@ -17,9 +17,10 @@ use crate::api::{
 use crate::failure::{Failure, Reason};
 use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, TargetId, TargetRoot};
-use crate::request::{ClusterOutputs, Identity, MirrorSetOutput, Pattern, Target, UpdateServiceOutput};
+use crate::request::{CatalogOutput, ClusterOutputs, Identity, MirrorSetOutput, Pattern, Target, UpdateServiceOutput};
 use crate::resolve::{DestinationRule, Item, Origin, OriginKind, PathRule, Source, TagRule, Wanted};
 
+mod catalogs;
 mod containerd_files;
 mod decisions;
 mod laws;
@@ -63,6 +64,18 @@ impl World {
                 idms: output,
                 itms: output,
                 containerd_hosts: None,
+                catalog_source: CatalogOutput {
+                    policy: OutputPolicy::Publish,
+                    namespace: Some("openshift-marketplace".to_owned()),
+                    prefix: "cs-",
+                    names: BTreeMap::new(),
+                },
+                cluster_catalog: CatalogOutput {
+                    policy: OutputPolicy::Publish,
+                    namespace: None,
+                    prefix: "cc-",
+                    names: BTreeMap::new(),
+                },
                 update_service: UpdateServiceOutput {
                     policy: OutputPolicy::Publish,
                     namespace: "openshift-update-service".to_owned(),

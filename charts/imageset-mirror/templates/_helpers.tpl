@@ -105,8 +105,10 @@ labels:
 {{- if include "imageset-mirror.writes-signatures" . }}
 {{- $outputs = append $outputs "releasesignatures" }}
 {{- end }}
-{{- if .Values.outputs.updateService }}
-{{- $outputs = append $outputs "updateservices" }}
+{{- range $kind := list "catalogSource" "clusterCatalog" "updateService" }}
+{{- if index $.Values.outputs $kind }}
+{{- $outputs = append $outputs (printf "%ss" (lower $kind)) }}
+{{- end }}
 {{- end }}
 {{- default (list "none") $outputs | toJson }}
 {{- end }}

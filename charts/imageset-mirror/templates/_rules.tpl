@@ -96,6 +96,20 @@
   verbs: [get, create, patch, delete]
 {{- end }}
 
+{{- define "imageset-mirror.rules.catalog-source" }}
+# Catalogs are written, in the namespace that the object names.
+- apiGroups: [operators.coreos.com]
+  resources: [catalogsources]
+  verbs: [get, create, patch, delete]
+{{- end }}
+
+{{- define "imageset-mirror.rules.cluster-catalog" }}
+# Catalogs are written.
+- apiGroups: [olm.operatorframework.io]
+  resources: [clustercatalogs]
+  verbs: [get, create, patch, delete]
+{{- end }}
+
 {{- define "imageset-mirror.rules.update-service" }}
 # The update service is written, in the namespace that the object names.
 - apiGroups: [updateservice.operator.openshift.io]

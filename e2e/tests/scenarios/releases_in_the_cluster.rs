@@ -13,7 +13,7 @@ use imageset_mirror::api::ImageSetMirror;
 use imageset_mirror::oci::{Digest, Reference};
 use imageset_mirror::plan::{Plan, PlanItem, TargetId};
 use imageset_mirror::request::Request;
-use imageset_mirror::resources::{Release, ReleaseInputs, ReleaseObjects, ReleaseSnapshot, Releases, Stored};
+use imageset_mirror::resources::{ExtraInputs, ExtraSnapshot, Extras, Release, Releases, Stored};
 use serde_json::json;
 
 fn payload(version: &str) -> Digest {
@@ -60,14 +60,15 @@ fn published(list: Vec<Release>) -> BTreeMap<String, String> {
     };
     let graph = format!("registry.example.com/openshift/graph-image@{}", payload("graph"));
     let graph: Reference = graph.parse().expect("a reference");
-    let objects = ReleaseObjects::new(&ReleaseInputs {
+    let objects = Extras::new(&ExtraInputs {
+        catalogs: &[],
         identity: &request.identity,
         outputs: &request.cluster,
         mode: request.mode,
         verified: &(0..list.len()).collect(),
         releases: &Releases { list, graph_wanted: true, graph: Some(graph) },
         plan: &plan,
-        cluster: &ReleaseSnapshot::default(),
+        cluster: &ExtraSnapshot::default(),
         stored: &Stored::default(),
     });
     objects.manifests

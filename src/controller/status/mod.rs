@@ -31,9 +31,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{
-    HistoryOutcome, ImageSetMirrorStatus, MirroredStatus, Mode, ReleaseSignatures, ResourceStatus, SyncStatus,
-};
+use crate::api::{HistoryOutcome, ImageSetMirrorStatus, Mode, ReleaseSignatures, ResourceStatus, SyncStatus, limits};
 use crate::clock::whole_seconds;
 use crate::failure;
 
@@ -347,6 +345,9 @@ impl Machine<'_> {
     fn planned(&mut self, plan: &Planned, progress: &Progress) {
         self.status.plan = Some(record::plan(self.status.plan.as_ref(), plan));
         self.status.progress = Some(record::progress(progress));
+        if !plan.catalogs.is_empty() || self.status.mirrored.is_some() {
+            self.status.mirrored.get_or_insert_default().catalogs = record::catalogs(&plan.catalogs);
+        }
     }
 
     /// Whether the releases that are wanted are genuine; nothing without any.
@@ -440,8 +441,7 @@ impl Machine<'_> {
             self.conditions.set(ConditionType::Mirrored, FALSE, Reason::PlanOnly, &message, self.now);
         } else {
             // What clusters find of the releases is told with the cluster objects.
-            let releases = self.status.mirrored.take().map(|before| before.releases).unwrap_or_default();
-            self.status.mirrored = Some(MirroredStatus { digest: record::clean(&plan.digest, 256), releases });
+            self.status.mirrored.get_or_insert_default().digest = record::clean(&plan.digest, limits::DIGEST);
             let message = format!("{} in the target", words::count(plan.images, "image"));
             self.conditions.set(ConditionType::Mirrored, TRUE, Reason::Succeeded, &message, self.now);
         }

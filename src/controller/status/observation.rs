@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{Mode, ReleaseSignatures, ReleaseStatus, ResourceState};
+use crate::api::{CatalogStatus, Mode, ReleaseSignatures, ReleaseStatus, ResourceState};
 use crate::failure::Failure;
 use crate::request::Fault;
 
@@ -215,6 +215,8 @@ pub struct Planned {
     pub by_origin: BTreeMap<String, u64>,
     /// Releases whose signatures were found good, or not looked at.
     pub releases: u64,
+    /// What became of each catalog, if anything did yet.
+    pub catalogs: Vec<CatalogStatus>,
 }
 
 /// What a sync has done so far.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{
-    BytesProgress, FailedImage, HistoryEntry, HistoryOutcome, ImageProgress, ImageSetMirrorStatus, PlanStatus,
-    ProgressStatus, ReleaseStatus, ResourceStatus, limits,
+    BytesProgress, CatalogStatus, FailedImage, HistoryEntry, HistoryOutcome, ImageProgress, ImageSetMirrorStatus,
+    PlanStatus, ProgressStatus, ReleaseStatus, ResourceStatus, limits,
 };
 use crate::failure::cut;
 
@@ -31,11 +31,11 @@ pub(super) fn plan(previous: Option<&PlanStatus>, plan: &Planned) -> PlanStatus 
     // A second look at the same plan finds nothing added to it; what is shown is what it changed when it was new.
     let same = previous.filter(|previous| previous.digest == plan.digest);
     PlanStatus {
-        digest: clean(&plan.digest, limits::TEXT),
+        digest: clean(&plan.digest, limits::DIGEST),
         images: number(plan.images),
         added: same.map_or(number(plan.added), |same| same.added),
         removed: same.map_or(number(plan.removed), |same| same.removed),
-        by_origin: plan.by_origin.iter().take(16).map(|(kind, n)| (clean(kind, 64), number(*n))).collect(),
+        by_origin: plan.by_origin.iter().take(8).map(|(kind, n)| (clean(kind, 64), number(*n))).collect(),
     }
 }
 
@@ -95,6 +95,18 @@ pub(super) fn releases(releases: &[ReleaseStatus]) -> Vec<ReleaseStatus> {
     releases.iter().take(limits::RELEASES).map(bounded).collect()
 }
 
+/// The first catalogs.
+pub(super) fn catalogs(catalogs: &[CatalogStatus]) -> Vec<CatalogStatus> {
+    let text = |text: &String| clean(text, limits::CATALOG_TEXT);
+    let bounded = |catalog: &CatalogStatus| CatalogStatus {
+        source: text(&catalog.source),
+        target: text(&catalog.target),
+        message: text(&catalog.message),
+        ..catalog.clone()
+    };
+    catalogs.iter().take(limits::CATALOGS).map(bounded).collect()
+}
+
 /// A sync that has ended, as the history tells it.
 pub(super) struct Entry<'a> {
     pub(super) digest: &'a str,
@@ -109,7 +121,7 @@ pub(super) struct Entry<'a> {
 pub(super) fn remember(history: &mut Vec<HistoryEntry>, entry: &Entry<'_>) {
     let took = Duration::try_from(entry.ended.duration_since(entry.started)).unwrap_or_default();
     let mut entry = HistoryEntry {
-        digest: clean(entry.digest, limits::TEXT),
+        digest: clean(entry.digest, limits::DIGEST),
         outcome: entry.outcome,
         first_time: Time(entry.ended),
         last_time: Time(entry.ended),

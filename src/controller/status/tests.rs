@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::api::{ReleasePart, ReleaseStatus, ResourceState};
+use crate::api::{CatalogStatus, ReleasePart, ReleaseStatus, ResourceState, limits};
 use crate::failure::{Failure, Reason as Cause, Side};
 use crate::request::{Fault, FaultKind};
 
@@ -35,7 +35,7 @@ fn seen() -> Seen {
 
 fn planned(digest: &str) -> Planned {
     let by_origin = BTreeMap::from([("additional".to_owned(), 3)]);
-    Planned { digest: digest.to_owned(), images: 3, added: 3, removed: 0, by_origin, releases: 0 }
+    Planned { digest: digest.to_owned(), images: 3, added: 3, removed: 0, by_origin, ..Planned::default() }
 }
 
 fn progress(copied: u64, present: u64, failed: u64) -> Progress {
@@ -622,6 +622,14 @@ fn a_status_with_every_cap_filled_stays_below_64_kib() {
         missing: vec![ReleasePart::Payload, ReleasePart::Signatures, ReleasePart::Graph, ReleasePart::MirrorSet],
     };
     let applied = Applied { outputs, notes: vec![hostile(600)], releases: Some(vec![release; 80]) };
+    let catalog = CatalogStatus {
+        source: hostile(600),
+        resolved: format!("sha256:{}", "d".repeat(64)),
+        target: hostile(600),
+        target_digest: format!("sha256:{}", "d".repeat(64)),
+        message: hostile(600),
+        ..CatalogStatus::default()
+    };
     let plan = Planned {
         digest: "d".repeat(500),
         images: u64::MAX,
@@ -629,6 +637,7 @@ fn a_status_with_every_cap_filled_stays_below_64_kib() {
         removed: u64::MAX,
         by_origin: (0..40).map(|n| (format!("{n}{}", hostile(40)), u64::MAX)).collect(),
         releases: u64::MAX,
+        catalogs: vec![catalog; 20],
     };
     let all = Progress {
         total: u64::MAX,
@@ -713,13 +722,13 @@ fn what_clusters_find_of_releases_is_told_with_the_cluster_objects() {
     };
     let applied = Applied { releases: Some(vec![release; 60]), ..output(ResourceState::Applied) };
     let told = |status: &ImageSetMirrorStatus| status.mirrored.as_ref().unwrap().releases.len();
-    assert_eq!(told(story.see(61, &Observation::Idle, Some(&applied))), 50);
-    assert_eq!(told(story.see(62, &Observation::Idle, None)), 50, "not looked at");
+    assert_eq!(told(story.see(61, &Observation::Idle, Some(&applied))), limits::RELEASES);
+    assert_eq!(told(story.see(62, &Observation::Idle, None)), limits::RELEASES, "not looked at");
     let failed = Applied { releases: None, ..output(ResourceState::Failed) };
-    assert_eq!(told(story.see(63, &Observation::Idle, Some(&failed))), 50, "could not be looked at");
+    assert_eq!(told(story.see(63, &Observation::Idle, Some(&failed))), limits::RELEASES, "could not be looked at");
     story.see(64, &Observation::Idle, Some(&applied));
     let again = done(70, 80, SECOND, progress(3, 0, 0), vec![]);
-    assert_eq!(told(story.see(80, &again, None)), 50, "another plan, not looked at");
+    assert_eq!(told(story.see(80, &again, None)), limits::RELEASES, "another plan, not looked at");
     assert_eq!(told(story.see(81, &Observation::Idle, Some(&output(ResourceState::Applied)))), 0);
 }
 

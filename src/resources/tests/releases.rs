@@ -20,7 +20,7 @@ struct Case {
     missing: Vec<String>,
     /// Origins that could not be resolved.
     failed: bool,
-    cluster: ReleaseSnapshot,
+    cluster: ExtraSnapshot,
 }
 
 fn payload(version: &str) -> String {
@@ -49,7 +49,7 @@ impl Case {
             releases: Releases { list, ..Releases::default() },
             missing: Vec::new(),
             failed: false,
-            cluster: ReleaseSnapshot::default(),
+            cluster: ExtraSnapshot::default(),
         }
     }
 
@@ -77,9 +77,10 @@ impl Case {
         (plan, verified)
     }
 
-    fn with<T>(&self, run: impl FnOnce(&ReleaseInputs<'_>, ReleaseObjects) -> T) -> T {
+    fn with<T>(&self, run: impl FnOnce(&ExtraInputs<'_>, Extras) -> T) -> T {
         let (plan, verified) = self.plan();
-        let inputs = ReleaseInputs {
+        let inputs = ExtraInputs {
+            catalogs: &[],
             identity: &self.world.identity,
             outputs: &self.world.outputs,
             mode: self.world.mode,
@@ -89,27 +90,27 @@ impl Case {
             cluster: &self.cluster,
             stored: &self.world.stored,
         };
-        run(&inputs, ReleaseObjects::new(&inputs))
+        run(&inputs, Extras::new(&inputs))
     }
 
-    fn decide(&self) -> ReleaseObjects {
+    fn decide(&self) -> Extras {
         self.with(|_, objects| objects)
     }
 
     /// Decides, and makes the cluster what was decided.
-    fn apply(&mut self) -> ReleaseObjects {
+    fn apply(&mut self) -> Extras {
         let decided = self.decide();
         for (object, fate) in &decided.objects {
             match (object.clone(), fate) {
-                (ReleaseObject::Signatures(map), Fate::Apply { .. }) => {
+                (Extra::Signatures(map), Fate::Apply { .. }) => {
                     self.cluster.signatures.retain(|known| known.name_any() != map.name_any());
                     self.cluster.signatures.push(map);
                 }
-                (ReleaseObject::Signatures(map), Fate::Remove) => self.cluster.signatures.retain(|known| *known != map),
-                (ReleaseObject::UpdateService(service), Fate::Apply { .. }) => {
+                (Extra::Signatures(map), Fate::Remove) => self.cluster.signatures.retain(|known| *known != map),
+                (Extra::UpdateService(service), Fate::Apply { .. }) => {
                     self.cluster.update_service = Some(service);
                 }
-                (ReleaseObject::UpdateService(_), Fate::Remove) => self.cluster.update_service = None,
+                (Extra::UpdateService(_), Fate::Remove) => self.cluster.update_service = None,
                 _ => {}
             }
         }
@@ -137,7 +138,7 @@ impl Case {
     }
 }
 
-fn fates(objects: &ReleaseObjects) -> Vec<(&'static str, Fate)> {
+fn fates(objects: &Extras) -> Vec<(&'static str, Fate)> {
     objects.objects.iter().map(|(object, fate)| (object.kind(), fate.clone())).collect()
 }
 
@@ -322,12 +323,12 @@ fn what_the_cluster_lost_or_somebody_changed_is_written_again_from_what_was_publ
     case.apply();
     let repair = |case: &Case| {
         let world = &case.world;
-        release_repair(&world.identity, &world.outputs, &world.stored, &case.cluster)
+        extra_repair(&world.identity, &world.outputs, &world.stored, &case.cluster)
     };
     assert_eq!(repair(&case), []);
     let whole = case.cluster.signatures.clone();
     case.cluster.signatures[0].binary_data = None;
-    assert_eq!(repair(&case), [ReleaseObject::Signatures(whole[0].clone())]);
+    assert_eq!(repair(&case), [Extra::Signatures(whole[0].clone())]);
     case.cluster.signatures.clear();
     assert_eq!(repair(&case).len(), 1);
     case.cluster.signatures_access = Access::NotServed;

@@ -163,9 +163,9 @@ pub enum Twist {
     TwoHeads,
     /// Its entries replace each other in a circle.
     Cycle,
-    /// A bundle of the first package is there twice.
-    TwiceTheBundle,
-    /// A bundle of the first package has no image.
+    /// The bundles of the first package are there twice.
+    Twice,
+    /// The bundles of the first package have no image.
     NoImage,
     /// A layer of this architecture is not what it says.
     BrokenPlatform(&'static str),
@@ -276,8 +276,8 @@ impl Catalog {
             let name = &package.name;
             let [head, channels, mut bundles] = package.documents(images, self.twist.filter(|_| number == 0));
             match self.twist.filter(|_| number == 0) {
-                Some(Twist::TwiceTheBundle) => bundles.extend(bundles.first().cloned()),
-                Some(Twist::NoImage) => bundles.iter_mut().take(1).for_each(|bundle| set(bundle, "image", json!(""))),
+                Some(Twist::Twice) => bundles.extend_from_within(..),
+                Some(Twist::NoImage) => bundles.iter_mut().for_each(|bundle| set(bundle, "image", json!(""))),
                 _ => {}
             }
             let mut add = |file: &str, text: String| files.insert(format!("{name}/{file}"), text);

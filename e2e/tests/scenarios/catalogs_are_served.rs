@@ -124,7 +124,6 @@ struct Ran {
     code: Option<i32>,
     /// What it tells machines.
     report: Value,
-    said: String,
 }
 
 impl Ways {
@@ -156,9 +155,9 @@ impl Ways {
         let mut command = self.command(operators, &self.source.host(), "m");
         command.args(["--output", "json"]);
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it runs").expect("it starts");
-        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        let said = String::from_utf8_lossy(&output.stderr);
         let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
-        Ran { code: output.status.code(), report, said }
+        Ran { code: output.status.code(), report }
     }
 }
 
@@ -179,6 +178,7 @@ fn selection() -> Value {
     json!([{"catalog": format!("{HOST}/{INDEX}:v4.18"), "packages": [web, {"name": "data"}]}])
 }
 
+/// What the target serves of it.
 const SELECTED: [&str; 3] = ["data/candidate/data.v2.0.0", "web/stable/web.v1.1.0", "web/stable/web.v1.2.0"];
 
 /// The catalog that the target serves: judged by all who read it, on all platforms, and every image of it is there.
@@ -330,6 +330,58 @@ async fn a_catalog_that_is_not_right_never_takes_the_place_of_what_is_served() {
         assert_eq!(target.digest(MIRRORED, "v4.18").await.expect("an answer"), served, "{twist:?}");
     }
     complete(&target, "m", &made, &SELECTED).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_what_nobody_wants_does_no_harm() {
+    let ways = Ways::start().await;
+    let (source, target) = ways.remotes();
+    let other = Package::new("other").channel("stable", chain(&["1.0.0"]));
+    let good = Catalog::of(packages().into_iter().chain([other.clone()]));
+    let made = good.clone().twisted(Twist::Unparsable("other")).push(&source, INDEX, "v4.18").await.expect("a catalog");
+    let ran = ways.mirror(&selection()).await;
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let notes = ran.report["catalogs"][0]["notes"].to_string();
+    assert!(notes.contains("other/more.json"), "{ran:#?}");
+    judged(&target, &made, &SELECTED).await;
+
+    // The first package is the twisted one.
+    let good = Catalog::of(std::iter::once(other).chain(packages()));
+    for twist in [Twist::TwoHeads, Twist::Cycle, Twist::Twice, Twist::NoImage] {
+        good.clone().twisted(twist).push(&source, INDEX, "v4.18").await.expect("a catalog");
+        let ran = ways.mirror(&selection()).await;
+        assert_eq!(ran.code, Some(0), "{twist:?}: {ran:#?}");
+    }
+    judged(&target, &made, &SELECTED).await;
+}
+
+#[tokio::test]
+async fn a_platform_that_is_broken_keeps_the_others_as_they_are_served() {
+    let ways = Ways::start().await;
+    let (source, target) = ways.remotes();
+    let four = Catalog { architectures: vec!["amd64", "arm64", "ppc64le", "s390x"], ..Catalog::of(packages()) };
+    let made = four.push(&source, INDEX, "v4.18").await.expect("a catalog");
+    let ran = ways.mirror(&selection()).await;
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let served = target.digest(MIRRORED, "v4.18").await.expect("an answer");
+
+    // The content of one that is read, then the image of one that is not.
+    four.clone().twisted(Twist::BrokenPlatform("amd64")).push(&source, INDEX, "v4.18").await.expect("a catalog");
+    let ran = ways.mirror(&selection()).await;
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.report["unresolved"].to_string().contains("layer"), "{ran:#?}");
+    assert_eq!(target.digest(MIRRORED, "v4.18").await.expect("an answer"), served);
+    let index = source.manifest(INDEX, &made.digest).await.expect("an answer").expect("it is there");
+    source.put_manifest_bytes(INDEX, "v4.18", &index.media_type, index.bytes.clone()).await.expect("it is back");
+    let listed = index.json().expect("an index");
+    let last = listed["manifests"][3]["digest"].as_str().expect("a digest");
+    source.delete_manifest(INDEX, last).await.expect("it is gone");
+    let selection = json!([{"catalog": format!("{HOST}/{INDEX}:v4.18"), "packages": [{"name": "data"}]}]);
+    let ran = ways.mirror(&selection).await;
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.report["unresolved"].to_string().contains(last), "{last} of {}: {ran:#?}", made.digest);
+    assert_eq!(target.digest(MIRRORED, "v4.18").await.expect("an answer"), served);
+    judged(&target, &made, &SELECTED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -60,6 +60,7 @@ bench: ## Compare with its peers in requests, time, processors and memory; write
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench --output e2e/bench/RESULTS.md $(BENCH)
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-recheck
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-huge
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-catalog
 
 manifests: ## Regenerate crds/, config/ and the generated parts of the chart
 	UPDATE=1 cargo test --locked --test crds

@@ -67,7 +67,7 @@ impl Flavour {
         }
     }
 
-    fn index(self) -> &'static str {
+    pub(crate) fn index(self) -> &'static str {
         match self {
             Self::Oci => OCI_INDEX,
             Self::Docker => DOCKER_LIST,
@@ -112,6 +112,11 @@ impl ImageSpec {
         Self { seed, layers: 3, layer_size: 2048, flavour: Flavour::Oci, architecture: "amd64" }
     }
 
+    /// The same, with a seed that follows from a name.
+    pub fn named(name: &str) -> Self {
+        Self::seeded(name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into())))
+    }
+
     /// With this many layers of this size.
     #[must_use]
     pub fn layers(self, layers: usize, layer_size: u64) -> Self {
@@ -145,7 +150,7 @@ impl Manifest {
         serde_json::from_slice(&self.bytes).with_context(|| format!("the manifest {}", self.digest))
     }
 
-    fn descriptor(&self) -> Value {
+    pub(crate) fn descriptor(&self) -> Value {
         json!({"mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len()})
     }
 }
@@ -551,6 +556,18 @@ impl Remote {
             open.extend(self.referrers(repository, &digest).await?);
         }
         Ok(content)
+    }
+
+    /// The bytes of a blob, which have its digest.
+    ///
+    /// # Errors
+    /// When the registry has no such blob, or other bytes.
+    pub async fn blob(&self, repository: &str, digest: &str) -> Result<Vec<u8>> {
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        let response = success(self.send(Method::GET, &path, repository, |request| request).await?).await?;
+        let bytes = response.bytes().await?.to_vec();
+        ensure!(sha256(&bytes) == digest, "blob {repository}@{digest} has the bytes of {}", sha256(&bytes));
+        Ok(bytes)
     }
 
     /// Downloads a blob and compares it with its digest; returns its length.

@@ -7,6 +7,7 @@
 
 pub mod argocd;
 pub mod background;
+pub mod catalog;
 pub mod chart;
 pub mod cluster;
 pub mod container;
@@ -20,6 +21,7 @@ pub mod mirror_sets;
 pub mod mirrorconf;
 pub mod node;
 pub mod operator;
+pub mod opm;
 pub mod pki;
 pub mod pods;
 pub mod process;

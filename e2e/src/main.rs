@@ -80,6 +80,12 @@ enum Action {
         #[arg(long, default_value_t = 10 * 1024)]
         mebibytes: u64,
     },
+    /// Measure what it costs to cut a large catalog down, beside what opm needs to read it
+    BenchCatalog {
+        /// How often each; medians are shown.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
     /// The process between the benchmark and what it measures
     #[command(hide = true)]
     Launch,
@@ -135,6 +141,7 @@ fn run(action: &Action) -> Result<()> {
         Action::Bench(args) => with_operator(bench::run(args)),
         Action::BenchRecheck { images } => with_operator(bench::recheck(*images)),
         Action::BenchHuge { mebibytes } => with_operator(bench::huge(*mebibytes)),
+        Action::BenchCatalog { runs } => with_operator(bench::catalog(*runs)),
         Action::Launch => bench::launch(),
         Action::Rest { objects } => with_servers(rest::run(*objects)),
         Action::Takeover { rounds } => with_servers(takeover::run(*rounds)),

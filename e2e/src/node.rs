@@ -397,7 +397,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// The only child of a process.
-fn only_child(parent: u32) -> Result<u32> {
+pub(crate) fn only_child(parent: u32) -> Result<u32> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
     let children: Vec<&str> = children.split_whitespace().collect();
     let [child] = children.as_slice() else { bail!("{} children instead of one", children.len()) };

@@ -50,6 +50,10 @@ pub enum Tool {
     Mirrorconf,
     /// Our judge of release signatures, on the code of OpenShift's version operator.
     Relverify,
+    /// The server of operator catalogs.
+    Opm,
+    /// Our client of that server, which also unpacks and reads catalogs as nodes and catalogd do.
+    CatalogClient,
     /// Renders and installs the chart.
     Helm,
     /// Its successor, which leaves it to the API server to merge.
@@ -107,10 +111,12 @@ struct Recipe {
 
 impl Tool {
     /// The programs of the scenarios that every machine can run, the slowest build first. Argo CD has a suite of its own.
-    pub const SCENARIOS: [Tool; 12] = [
+    pub const SCENARIOS: [Tool; 14] = [
         Tool::KubeApiserver,
         Tool::Promtool,
         Tool::KubeControllerManager,
+        Tool::Opm,
+        Tool::CatalogClient,
         Tool::Helm,
         Tool::Helm4,
         Tool::Kubectl,
@@ -166,6 +172,8 @@ impl Tool {
                 ..plain("mirrorconf", ".", "of this tree", "about 2 minutes")
             },
             Tool::Relverify => plain("relverify", ".", "of this tree", "about half a minute"),
+            Tool::Opm => opm("opm", "github.com/operator-framework/operator-registry/cmd/opm", "about 2 minutes"),
+            Tool::CatalogClient => opm("catalogclient", ".", "some seconds"),
             Tool::Helm => plain("helm", "helm.sh/helm/v3/cmd/helm", HELM_VERSION, "about a minute"),
             Tool::Helm4 => plain("helm4", "helm.sh/helm/v4/cmd/helm", "v4.3.1", "about a minute"),
             Tool::Promtool => {
@@ -239,6 +247,15 @@ const fn containerd(binary: &'static str, package: &'static str, estimate: &'sta
 
 const fn cni(binary: &'static str, package: &'static str) -> Recipe {
     Recipe { binary, ..plain("cni", package, "v1.9.1", "some seconds") }
+}
+
+const fn opm(binary: &'static str, package: &'static str, estimate: &'static str) -> Recipe {
+    Recipe {
+        binary,
+        // OpenPGP in Go instead of gpgme, which is C.
+        tags: "containers_image_openpgp",
+        ..plain("opm", package, "v1.73.0", estimate)
+    }
 }
 
 /// Without a stamped version the server calls itself v0.0.0-master, and kubectl refuses to talk to it; helm renders for

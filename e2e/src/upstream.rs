@@ -119,10 +119,7 @@ impl Upstream {
         let mut tags = Vec::new();
         for name in [&["cluster-version-operator"], components].concat() {
             let own = if name == "cluster-version-operator" { version } else { "" };
-            let seed = format!("{name}{own}")
-                .bytes()
-                .fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
-            let image = registry.push_image(COMPONENTS, "", ImageSpec::seeded(seed)).await?;
+            let image = registry.push_image(COMPONENTS, "", ImageSpec::named(&format!("{name}{own}"))).await?;
             let image = format!("{HOST}/{COMPONENTS}@{}", image.digest);
             tags.push(json!({"name": name, "from": {"kind": "DockerImage", "name": image}}));
         }

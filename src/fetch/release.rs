@@ -102,6 +102,7 @@ impl Source {
         };
         let mut images = Vec::new();
         for child in crate::build::images(children) {
+            let named = repository.at(child.digest.clone()).to_string();
             let manifest = self.manifest(repository, By::Digest(&child.digest), &named).await?;
             images.push(self.base_image(repository, manifest, &named).await?);
         }

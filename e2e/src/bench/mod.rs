@@ -20,12 +20,14 @@ use e2e::workload::{Layout, Workload};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 
+mod catalog;
 mod contender;
 mod huge;
 mod measure;
 mod recheck;
 mod report;
 
+pub(crate) use catalog::run as catalog;
 use contender::{Contender, Item, Route};
 pub(crate) use huge::run as huge;
 pub(crate) use measure::launch;

@@ -257,7 +257,7 @@ fn rows(measured: &Measured, medians: &BTreeMap<Row, Option<Median>>, table: (Co
 }
 
 /// The machine, as far as it matters.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let (cpuinfo, meminfo) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
     let field = |text: &str, name: &str| {

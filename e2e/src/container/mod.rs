@@ -19,6 +19,7 @@ pub mod debian;
 mod tree;
 
 pub use tree::Tree;
+pub(crate) use tree::compress;
 
 /// The operator's place in the image.
 pub const BINARY: &str = "usr/bin/imageset-mirror";

@@ -106,11 +106,7 @@ impl Tree {
             };
             append.with_context(|| format!("packing {path}"))?;
         }
-        let plain = archive.into_inner()?;
-        // Neither a name, nor a time, nor the system it was made on.
-        let mut gzip = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::new(6));
-        gzip.write_all(&plain)?;
-        Ok((Blob::new(gzip.finish()?), crate::image::sha256(&plain)))
+        compress(&archive.into_inner()?)
     }
 
     fn add(&mut self, path: &str, entry: Entry) {
@@ -120,4 +116,12 @@ impl Tree {
         }
         self.0.insert(path.to_owned(), entry);
     }
+}
+
+/// An archive as a layer, and the digest of what it unpacks to.
+pub(crate) fn compress(archive: &[u8]) -> Result<(Blob, String)> {
+    // Neither a name, nor a time, nor the system it was made on.
+    let mut gzip = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::new(6));
+    gzip.write_all(archive)?;
+    Ok((Blob::new(gzip.finish()?), crate::image::sha256(archive)))
 }

@@ -5,6 +5,7 @@
 mod api_server_is_away;
 mod argocd_lua;
 mod arrives_bit_identical;
+mod catalogs_are_served;
 mod chart;
 mod check_command;
 mod cluster_without_openshift;

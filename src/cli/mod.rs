@@ -374,7 +374,9 @@ pub struct StatusArgs {
     /// All namespaces.
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
-    /// Show it again after each change, until ended.
+    /// Show it again after each change; ends when NAME is Ready.
+    ///
+    /// Without a NAME it goes on until it is ended.
     #[arg(short = 'w', long)]
     pub watch: bool,
 }

@@ -36,6 +36,7 @@ mod releases_in_the_cluster;
 mod request_counts;
 mod second_sync_writes_nothing;
 mod spec_changed_in_mid_copy;
+mod status_command;
 mod stops_gracefully;
 mod suspend_plan_and_interval;
 mod two_objects_one_target;

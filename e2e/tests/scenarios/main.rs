@@ -35,6 +35,7 @@ mod releases_are_mirrored;
 mod releases_in_the_cluster;
 mod request_counts;
 mod second_sync_writes_nothing;
+mod session_in_the_readme;
 mod spec_changed_in_mid_copy;
 mod status_command;
 mod stops_gracefully;

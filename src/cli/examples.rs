@@ -11,15 +11,15 @@ Example:
 pub(super) const MIRROR: &str = "\
 Examples:
   imageset-mirror mirror -f imageset.yaml --to registry.example.com:5000/ocp --out resources/
-  imageset-mirror mirror -f imageset.yaml --to registry.example.com:5000/ocp --only additional -o json
+  imageset-mirror mirror -f imageset.yaml --to registry.example.com:5000/ocp --only additional
 
 Exit code: 0 everything is in the target, 1 something failed, 2 bad input";
 
 pub(super) const PLAN: &str = "\
 Examples:
   imageset-mirror plan -f imageset.yaml --to registry.example.com:5000/ocp --diff
-  imageset-mirror plan -f imageset.yaml --to registry.example.com:5000/ocp --resources | oc diff -f -
-  imageset-mirror plan -f imageset.yaml --to registry.example.com:5000/ocp -o mapping > mapping.txt";
+  imageset-mirror plan -f imageset.yaml --to registry.example.com/ocp --resources | oc diff -f -
+  imageset-mirror plan -f imageset.yaml --to registry.example.com:5000/ocp -o mapping";
 
 pub(super) const CATALOG: &str = "\
 Example:
@@ -27,16 +27,16 @@ Example:
 
 pub(super) const FILTER: &str = "\
 Example:
-  imageset-mirror catalog filter -f imageset.yaml --catalog registry.example.com/index:v4.18 configs/";
+  imageset-mirror catalog filter -f imageset.yaml --catalog quay.io/index:v4 configs/";
 
 pub(super) const CONVERT: &str = "\
 Example:
-  imageset-mirror convert -f imageset-config.yaml --to registry.example.com:5000/ocp | kubectl apply -f -";
+  imageset-mirror convert -f isc.yaml --to registry.example.com:5000/ocp | kubectl apply -f -";
 
 pub(super) const STATUS: &str = "\
 Examples:
   imageset-mirror status -n imageset-mirror
-  kubectl imagesetmirror status --watch releases    # linked as `kubectl-imagesetmirror` on the PATH";
+  kubectl imagesetmirror status --watch releases    # if linked as `kubectl-imagesetmirror`";
 
 pub(super) const CRD: &str = "\
 Example:

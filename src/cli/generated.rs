@@ -129,11 +129,14 @@ mod tests {
     #[test]
     fn the_help_of_each_command_fits_a_screen_and_has_an_example() {
         for (path, command) in all() {
-            let help = command.term_width(100).render_help().to_string();
+            let mut command = command.term_width(100);
+            let help = command.render_help().to_string();
             let (lines, widest) = (help.lines().count(), help.lines().map(|line| line.chars().count()).max());
             assert!(lines <= 40, "{path:?} has {lines} lines:\n{help}");
             assert!(widest <= Some(100), "{path:?}: {widest:?}\n{help}");
             assert!(help.contains("Example"), "{path:?}: {help}");
+            let below = command.get_after_help().unwrap().to_string();
+            assert!(below.lines().all(|line| help.contains(line)), "an example is broken into lines: {help}");
             let line =
                 help.lines().find(|line| line.starts_with("  imageset-mirror ") || line.contains("<(imageset-mirror "));
             assert!(path.is_empty() || line.is_some_and(|line| line.contains(&path.join(" "))), "{path:?}: {help}");

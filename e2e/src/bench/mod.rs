@@ -23,6 +23,7 @@ use serde_json::Value;
 mod contender;
 mod huge;
 mod measure;
+mod plan;
 mod recheck;
 mod report;
 
@@ -30,6 +31,7 @@ use contender::{Contender, Item, Route};
 pub(crate) use huge::run as huge;
 pub(crate) use measure::launch;
 use measure::{Connections, Cost};
+pub(crate) use plan::run as plan;
 pub(crate) use recheck::run as recheck;
 
 /// What to measure; without flags the whole.

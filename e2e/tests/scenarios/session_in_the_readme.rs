@@ -67,6 +67,12 @@ async fn the_session_in_the_readme_is_what_the_program_prints() {
         session.push(print(&world, line).await);
     }
 
+    // What is in the folder can be applied as a whole.
+    let resources = folder.join("resources").display().to_string();
+    let applied = world.cluster.kubectl(&["apply", "--server-side", "--dry-run=server", "-k", &resources]).await;
+    let applied = applied.expect("kubectl").ok().expect("the API server takes it");
+    assert!(applied.contains("imagetagmirrorset.config.openshift.io/"), "{applied}");
+
     let mut object = world.image_set_mirror(world.namespace(), "team", &["team/app:1.2", "team/web:2.0"]);
     object["spec"]["target"]["pathPrefix"] = json!("ocp");
     let _operator = world.operator().await.expect("the operator starts");

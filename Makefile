@@ -59,6 +59,7 @@ bench: ## Compare with its peers in requests, time, processors and memory; write
 	cargo build --release --locked
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench --output e2e/bench/RESULTS.md $(BENCH)
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-recheck
+	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-plan
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-huge
 	IMAGESET_MIRROR_BIN="$(CURDIR)/target/release/imageset-mirror" cargo run --release --locked -p e2e -- bench-catalog
 

@@ -13,7 +13,7 @@ use crate::registry::{self, Client, Prefix, Side, Throttle};
 use crate::request::{GRAPH_BASE_IMAGE, ReleaseSignatures, Request, Tls};
 use crate::resolve::release::Trust as Trusted;
 use crate::resolve::signature::KeyRing;
-use crate::resolve::{Origin, OriginKind, Wanted, additional, drive, graph_image, operators, release};
+use crate::resolve::{Fetch, Origin, OriginKind, Wanted, additional, drive, graph_image, operators, release};
 use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
 
 mod catalogs;
@@ -101,9 +101,22 @@ pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Re
         from.signature_stores.clone(),
         from.graph_data.clone(),
     );
+    resolve_with(request, sides.signature_keys.as_deref(), io).await
+}
+
+/// As [`resolve`], from documents that come from anywhere, and with these keys for signatures of releases.
+///
+/// # Errors
+/// As those of [`resolve`].
+pub async fn resolve_with<F: Fetch + Sync>(
+    request: &Request,
+    signature_keys: Option<&[u8]>,
+    io: F,
+) -> Result<Resolved, PlanError> {
+    let from = &request.source;
     let mut wanted = drive(&io, DOCUMENTS_AT_ONCE, |documents| additional::step(&request.additional, documents)).await;
     if let Some(releases) = &request.releases {
-        match trust(request, sides) {
+        match trust(request, signature_keys) {
             Ok(trust) => {
                 wanted.extend(
                     drive(&io, DOCUMENTS_AT_ONCE, |documents| release::step(releases, &trust, documents)).await,
@@ -144,11 +157,11 @@ pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Re
 }
 
 /// Whose signatures of releases count.
-fn trust(request: &Request, sides: &Sides) -> Result<Trusted, Failure> {
+fn trust(request: &Request, keys: Option<&[u8]>) -> Result<Trusted, Failure> {
     if request.release_signatures == ReleaseSignatures::Skip {
         return Ok(Trusted::Skip);
     }
-    let keys = match &sides.signature_keys {
+    let keys = match keys {
         Some(armored) => KeyRing::parse(&String::from_utf8_lossy(armored)),
         None => KeyRing::red_hat(),
     };

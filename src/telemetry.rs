@@ -26,7 +26,7 @@ pub enum Format {
     /// One JSON object per line.
     #[default]
     Json,
-    /// For people; coloured on a terminal.
+    /// For people; coloured on a terminal, unless `NO_COLOR` says otherwise.
     Text,
 }
 
@@ -65,16 +65,22 @@ pub fn install(format: Format, filter: Option<&str>, to_stderr: bool, clock: Clo
         (Format::Json, false) => registry.with(json_layer(clock, io::stdout)).try_init(),
         (Format::Json, true) => registry.with(json_layer(clock, io::stderr)).try_init(),
         (Format::Text, false) => {
-            registry.with(tracing_subscriber::fmt::layer().with_ansi(io::stdout().is_terminal())).try_init()
+            registry.with(tracing_subscriber::fmt::layer().with_ansi(coloured(io::stdout().is_terminal()))).try_init()
         }
         (Format::Text, true) => {
-            let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+            let coloured = coloured(io::stderr().is_terminal());
+            let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(coloured);
             registry.with(layer).try_init()
         }
     };
     result.map_err(Error::Install)?;
     log_panics();
     Ok(())
+}
+
+/// As <https://no-color.org> asks for.
+fn coloured(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn parse_filter(filter: Option<&str>) -> Result<EnvFilter, Error> {

@@ -74,6 +74,12 @@ enum Action {
         #[arg(long, default_value_t = 10_000)]
         images: usize,
     },
+    /// Measure what a plan of images costs that are all there, and commands that only print
+    BenchPlan {
+        /// How many.
+        #[arg(long, default_value_t = 2_000)]
+        images: usize,
+    },
     /// Measure one layer that never touches a disk
     BenchHuge {
         /// How large, in MiB.
@@ -140,6 +146,7 @@ fn run(action: &Action) -> Result<()> {
         Action::Demo => with_servers(demo::run()),
         Action::Bench(args) => with_operator(bench::run(args)),
         Action::BenchRecheck { images } => with_operator(bench::recheck(*images)),
+        Action::BenchPlan { images } => with_operator(bench::plan(*images)),
         Action::BenchHuge { mebibytes } => with_operator(bench::huge(*mebibytes)),
         Action::BenchCatalog { runs } => with_operator(bench::catalog(*runs)),
         Action::Launch => bench::launch(),

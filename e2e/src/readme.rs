@@ -1,6 +1,7 @@
-//! Commands of `README.md` and the pages beside it, which scenarios run as they stand there.
+//! Commands of `README.md` and the pages beside it, which scenarios run as they stand there, and what they print.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -31,9 +32,7 @@ impl Script {
     }
 
     fn find(text: &str, heading: &str) -> Option<Self> {
-        let mut lines = text.lines().skip_while(|line| *line != heading).skip(1);
-        lines.by_ref().take_while(|line| !line.starts_with('#')).find(|line| *line == "```sh")?;
-        Some(Self(lines.take_while(|line| *line != "```").flat_map(|line| [line, "\n"]).collect()))
+        block(text, heading, "```sh").map(|block| Self(text[block].to_owned()))
     }
 
     /// The same, with something that a user has to put in replaced by what it is here.
@@ -52,6 +51,40 @@ impl Script {
     pub async fn run(&self, cluster: &Cluster, folder: &Path) -> Result<Output> {
         cluster.shell(&self.0, folder).await
     }
+}
+
+/// Where the first block of this kind below a heading is, with its last line feed.
+fn block(text: &str, heading: &str, kind: &str) -> Option<Range<usize>> {
+    let (mut at, mut below, mut start) = (0, false, None);
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim_end_matches('\n');
+        match start {
+            Some(start) if bare == "```" => return Some(start..at),
+            None if below && bare == kind => start = Some(at + line.len()),
+            None if below && bare.starts_with('#') => return None,
+            None => below |= bare == heading,
+            Some(_) => {}
+        }
+        at += line.len();
+    }
+    None
+}
+
+/// Holds what a session on a terminal has printed against the first one (` ```console `) below a heading of `README.md`; takes
+/// it over if `UPDATE` is set.
+///
+/// # Errors
+/// When they differ, or there is none.
+pub fn session(heading: &str, printed: &str) -> Result<()> {
+    let path = repository().join("README.md");
+    let text = fs::read_to_string(&path)?;
+    let block = block(&text, heading, "```console").with_context(|| format!("no session below `{heading}`"))?;
+    let there = &text[block.clone()];
+    if there != printed && std::env::var_os("UPDATE").is_some() {
+        return Ok(fs::write(&path, [&text[..block.start], printed, &text[block.end..]].concat())?);
+    }
+    ensure!(there == printed, "run with UPDATE=1 and look at what has changed in README.md; it is\n{printed}");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use crate::api::{FailedImage, ImageSetMirror, ResourceState, ResourceStatus};
 use crate::clock::Clock;
 use crate::failure::chain;
 
+/// The stage of failures of what is in no plan.
+const RESOLVE: &str = "Resolve";
 /// Characters of a progress bar.
 const BAR: usize = 24;
 /// Clears a terminal and goes to its first line.
@@ -58,7 +60,7 @@ async fn once(api: Api<ImageSetMirror>, only: Option<&str>, place: &str) -> Resu
     Ok(print(&all(&objects, only, place)))
 }
 
-/// Shows the objects again after each change, until the process is ended.
+/// Shows the objects again after each change, until the process is ended, or until the one that is asked for is Ready.
 async fn follow(api: Api<ImageSetMirror>, only: Option<&str>, place: &str) -> Result<u8, kube::Error> {
     let config = only.map_or_else(watcher::Config::default, |only| watcher::Config::default().fields(only));
     let mut events = std::pin::pin!(watcher(api, config));
@@ -89,8 +91,19 @@ async fn follow(api: Api<ImageSetMirror>, only: Option<&str>, place: &str) -> Re
             if print(&text) != DONE {
                 return Ok(super::FAILED);
             }
+            if only.is_some() && !objects.is_empty() && objects.values().all(is_ready) {
+                return Ok(DONE);
+            }
         }
     }
+}
+
+/// True if everything that the object asks for now is done.
+fn is_ready(object: &ImageSetMirror) -> bool {
+    object.status.as_ref().is_some_and(|status| {
+        let ready = |condition: &Condition| condition.type_ == "Ready" && condition.status == "True";
+        status.observed_generation == object.metadata.generation && status.conditions.iter().any(ready)
+    })
 }
 
 fn key(object: &ImageSetMirror) -> (String, String) {
@@ -149,9 +162,14 @@ fn one(object: &ImageSetMirror, now: Timestamp) -> String {
     if let Some(progress) = &status.progress {
         let images = &progress.images;
         let there = images.copied.saturating_add(images.present);
-        let mut parts = vec![format!("{} {there}/{}", bar(there, images.total), images.total)];
+        let unresolved = status.failures.iter().filter(|failure| failure.stage == RESOLVE).count();
+        let bar = bar(there, images.total, unresolved > 0);
+        let mut parts = vec![format!("{bar} {there}/{}", images.total)];
         let counts = [(images.copied, "copied"), (images.present, "present"), (images.failed, "missing")];
         parts.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+        if unresolved > 0 {
+            parts.push(format!("not resolved: {unresolved}"));
+        }
         row("images", &parts.join(", "));
         let bytes =
             [(progress.bytes.copied, "sent"), (progress.bytes.mounted, "mounted"), (progress.bytes.present, "present")];
@@ -194,11 +212,12 @@ fn spoken(condition: &Condition) -> String {
     }
 }
 
-fn bar(done: i64, total: i64) -> String {
+fn bar(done: i64, total: i64, more: bool) -> String {
     let done = usize::try_from(done).unwrap_or_default();
     let total = usize::try_from(total).unwrap_or_default();
     // Full only when nothing is missing.
-    let filled = if done >= total { BAR } else { done.saturating_mul(BAR) / total.max(1) };
+    let total = if more { total.max(done) + 1 } else { total };
+    let filled = if done >= total { BAR } else { done.saturating_mul(BAR) / total };
     format!("[{}{}]", "#".repeat(filled), ".".repeat(BAR - filled))
 }
 
@@ -334,6 +353,26 @@ mod tests {
                      and 1 more
           cluster    ImageTagMirrorSet b: held back, since it would disturb nodes (drains 3 nodes)
         ");
+    }
+
+    #[test]
+    fn ready_is_what_is_ready_as_it_is_asked_for_now() {
+        let with = |generation: i64, state: &str| {
+            object(&json!({"observedGeneration": generation, "conditions": [condition("Ready", state, "Any", "any")]}))
+        };
+        assert!(is_ready(&with(2, "True")));
+        assert!(!is_ready(&with(1, "True")), "the spec has changed since");
+        assert!(!is_ready(&with(2, "False")));
+        assert!(!is_ready(&object(&Value::Null)));
+    }
+
+    #[test]
+    fn what_could_not_be_resolved_leaves_room_in_the_bar() {
+        let failure = json!({"image": "quay.io/a/b:1", "stage": "Resolve", "reason": "SourceNotFound"});
+        let text = shown(&json!({
+            "observedGeneration": 2, "progress": {"images": {"total": 11, "present": 11}}, "failures": [failure],
+        }));
+        assert!(text.contains("[######################..] 11/11, 11 present, not resolved: 1"), "{text}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod fake;
 
 mod mirror;
 mod plan;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -70,7 +71,7 @@ impl Desk {
         let hosts = [&self.source, &self.target].map(|registry| format!("--tls={}=plain", registry.host()));
         let to = format!("--to={}/ocp", self.target.host());
         let common = ["-f", "set.yaml", "--authfile", "auth.json", &to, &hosts[0], &hosts[1]];
-        run(Command::new(PROGRAM).args(args).args(common).current_dir(self.folder.path())).await
+        run(Command::new(PROGRAM).args(args).args(common).current_dir(self.folder.path()), &[]).await
     }
 
     /// What was asked of the target, but for reads.
@@ -81,9 +82,16 @@ impl Desk {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_imageset-mirror");
 
-/// Runs a program to its end, in an empty environment.
-async fn run(command: &mut Command) -> Ran {
-    let child = command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+/// Runs a program to its end, in an environment of nothing but these variables.
+async fn run(command: &mut Command, variables: &[(&str, &str)]) -> Ran {
+    let child = command
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await.unwrap().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }

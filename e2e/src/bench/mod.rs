@@ -24,6 +24,7 @@ mod catalog;
 mod contender;
 mod huge;
 mod measure;
+mod plan;
 mod recheck;
 mod report;
 
@@ -32,6 +33,7 @@ use contender::{Contender, Item, Route};
 pub(crate) use huge::run as huge;
 pub(crate) use measure::launch;
 use measure::{Connections, Cost};
+pub(crate) use plan::run as plan;
 pub(crate) use recheck::run as recheck;
 
 /// What to measure; without flags the whole.

@@ -17,12 +17,7 @@ const IMAGES_PER_REPOSITORY: usize = 100;
 pub(crate) async fn run(images: usize) -> Result<()> {
     let (source, target) = (Options::distribution("source"), Options::distribution("target"));
     let (source, target) = tokio::try_join!(source.start(), target.start())?;
-    tools::say(&format!("pushing {images} images"));
-    let remote = source.remote()?;
-    let pushes: Vec<_> =
-        (0..images.div_ceil(IMAGES_PER_REPOSITORY)).map(|number| push(&remote, number, images)).collect();
-    let items: Vec<Vec<Item>> = futures::stream::iter(pushes).buffered(4).try_collect().await?;
-    let items = items.concat();
+    let items = fill(&source.remote()?, images).await?;
     let run = RunFolder::create("recheck")?;
     let route = Route { source: source.host(), target: target.host(), ca: None };
     let launch = Contender::Ours.launch(&items, &route, &run)?;
@@ -41,6 +36,15 @@ pub(crate) async fn run(images: usize) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Pushes this many images.
+pub(super) async fn fill(remote: &Remote, images: usize) -> Result<Vec<Item>> {
+    tools::say(&format!("pushing {images} images"));
+    let pushes: Vec<_> =
+        (0..images.div_ceil(IMAGES_PER_REPOSITORY)).map(|number| push(remote, number, images)).collect();
+    let items: Vec<Vec<Item>> = futures::stream::iter(pushes).buffered(4).try_collect().await?;
+    Ok(items.concat())
 }
 
 /// The images of one repository: they differ by an annotation.

@@ -85,8 +85,8 @@ impl Request {
         let interval = duration("spec.interval", spec.interval.as_deref(), &mut faults);
         let progress_deadline = duration("spec.progressDeadline", spec.progress_deadline.as_deref(), &mut faults);
         let copy = copy(&spec.copy, &mut faults);
-        let cluster = cluster(&spec.cluster_resources, &mut faults);
-        operators::check_names(&catalogs, &spec.cluster_resources, &cluster, &mut faults);
+        let mut cluster = cluster(&spec.cluster_resources, &mut faults);
+        operators::check_names(&catalogs, &spec.cluster_resources, &mut cluster, &mut faults, &mut warnings);
         let faults = faults.finish(object, lists);
         match target {
             Some(target) if faults.is_empty() => Ok(Self {
@@ -438,7 +438,12 @@ fn copy(spec: &api::CopyOptions, faults: &mut Faults) -> CopyOptions {
     CopyOptions { concurrency, max_bytes_per_second, attachments: spec.attachments }
 }
 
-fn names(list: &[api::CatalogName]) -> BTreeMap<String, String> {
+fn names(field: &str, list: &[api::CatalogName], faults: &mut Faults) -> BTreeMap<String, String> {
+    for (index, entry) in list.iter().enumerate().filter(|(_, entry)| !is_label(&entry.name)) {
+        let name = &entry.name;
+        let message = format!("`{name}` is not a name: write at most 63 lower-case letters, digits and `-`");
+        faults.invalid(format!("spec.clusterResources.{field}.names[{index}].name"), message);
+    }
     list.iter().map(|entry| (entry.catalog.clone(), entry.name.clone())).collect()
 }
 
@@ -473,13 +478,15 @@ fn cluster(spec: &api::ClusterResources, faults: &mut Faults) -> ClusterOutputs 
             policy: spec.catalog_source.policy.unwrap_or(OutputPolicy::Publish),
             namespace: Some(catalog_namespace(&spec.catalog_source, faults)),
             prefix: "cs-",
-            names: names(&spec.catalog_source.names),
+            names: names("catalogSource", &spec.catalog_source.names, faults),
+            contested: BTreeSet::new(),
         },
         cluster_catalog: CatalogOutput {
             policy: spec.cluster_catalog.policy.unwrap_or(OutputPolicy::Publish),
             namespace: None,
             prefix: "cc-",
-            names: names(&spec.cluster_catalog.names),
+            names: names("clusterCatalog", &spec.cluster_catalog.names, faults),
+            contested: BTreeSet::new(),
         },
         update_service: update_service(&spec.update_service, faults),
         release_signatures: spec.release_signatures.policy.unwrap_or(OutputPolicy::Apply),

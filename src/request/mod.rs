@@ -232,17 +232,29 @@ pub struct CatalogOutput {
     pub prefix: &'static str,
     /// Other names, by the catalog as written.
     pub names: BTreeMap<String, String>,
+    /// Default names that several catalogs would have: each of these gets its tag as well.
+    pub contested: BTreeSet<String>,
 }
 
 impl CatalogOutput {
     /// Nothing is written.
     pub fn off() -> Self {
-        Self { policy: OutputPolicy::Disabled, namespace: None, prefix: "", names: BTreeMap::new() }
+        Self {
+            policy: OutputPolicy::Disabled,
+            namespace: None,
+            prefix: "",
+            names: BTreeMap::new(),
+            contested: BTreeSet::new(),
+        }
     }
 
-    /// The name of the object for a catalog that is written as `source` and lies at `path` in the target.
-    pub fn name(&self, source: &str, path: &str) -> String {
-        self.names.get(source).cloned().unwrap_or_else(|| operators::object_name(self.prefix, path))
+    /// The name of the object for a catalog that is written as `source` and lies at `path` and `tag` in the target.
+    pub fn name(&self, source: &str, path: &str, tag: &str) -> String {
+        if let Some(name) = self.names.get(source) {
+            return name.clone();
+        }
+        let name = operators::object_name(self.prefix, path);
+        if self.contested.contains(&name) { operators::with_tag(&name, tag) } else { name }
     }
 }
 

@@ -7,7 +7,7 @@ use super::content::{image, platforms};
 use super::{ClusterOutputs, OutputPolicy};
 use crate::api::{ClusterResources, content as api};
 use crate::catalog::Selection;
-use crate::oci::{Platform, Reference, RepositoryPath, Tag};
+use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
 
 /// Longest name of an object: that of a label, since OLM makes labels of it.
 const MAX_OBJECT_NAME: usize = 63;
@@ -110,6 +110,18 @@ pub(super) fn object_name(prefix: &str, path: &str) -> String {
     format!("{prefix}{}", part.trim_matches('-'))
 }
 
+/// A name that is told from others by a tag.
+pub(super) fn with_tag(name: &str, tag: &str) -> String {
+    let full = object_name(&format!("{name}-"), tag);
+    if full.len() <= MAX_OBJECT_NAME {
+        return full;
+    }
+    let hash = Digest::of(tag.as_bytes()).short().get(..8).unwrap_or_default().to_owned();
+    let room = MAX_OBJECT_NAME - hash.len() - 1;
+    let kept = full.get(..room).unwrap_or_default().trim_end_matches('-');
+    format!("{kept}-{hash}")
+}
+
 impl CatalogRequest {
     /// Its path in the target, below the prefix.
     pub fn path(&self) -> &str {
@@ -118,21 +130,23 @@ impl CatalogRequest {
     }
 }
 
-/// Checks that each object for a catalog has a name of its own, as far as they are made at all.
+/// Checks that each object for a catalog has a name of its own, as far as they are made at all. Where they are only published,
+/// default names that meet get the tag as well.
 pub(super) fn check_names(
     catalogs: &[CatalogRequest],
     spec: &ClusterResources,
-    outputs: &ClusterOutputs,
+    outputs: &mut ClusterOutputs,
     faults: &mut Faults,
+    warnings: &mut Vec<String>,
 ) {
     let kinds = [
-        ("catalogSource", "CatalogSource", &outputs.catalog_source, &spec.catalog_source.names),
-        ("clusterCatalog", "ClusterCatalog", &outputs.cluster_catalog, &spec.cluster_catalog.names),
+        ("catalogSource", "CatalogSource", &mut outputs.catalog_source, &spec.catalog_source.names),
+        ("clusterCatalog", "ClusterCatalog", &mut outputs.cluster_catalog, &spec.cluster_catalog.names),
     ];
     for (field, kind, output, given) in kinds {
         let list = format!("spec.clusterResources.{field}.names");
         for (index, entry) in given.iter().enumerate() {
-            if !catalogs.is_empty() && catalogs.iter().all(|catalog| catalog.written != entry.catalog) {
+            if catalogs.iter().all(|catalog| catalog.written != entry.catalog) {
                 let message = format!("`{}` is no catalog of `operators`: write it as it is there", entry.catalog);
                 faults.invalid(format!("{list}[{index}].catalog"), message);
             }
@@ -140,23 +154,26 @@ pub(super) fn check_names(
         if output.policy == OutputPolicy::Disabled {
             continue;
         }
-        let mut names: BTreeMap<String, &str> = BTreeMap::new();
+        let mut names: BTreeMap<String, &CatalogRequest> = BTreeMap::new();
         for (index, catalog) in catalogs.iter().enumerate() {
-            let name = output.name(&catalog.written, catalog.path());
+            let name = output.name(&catalog.written, catalog.path(), "");
             let entry = format!("spec.mirror.operators[{index}]");
             if name.len() > MAX_OBJECT_NAME {
+                let length = name.len();
                 let message = format!(
-                    "the {kind} `{name}` would have {} characters; at most {MAX_OBJECT_NAME} are allowed: give it a name in `{list}`",
-                    name.len()
+                    "the {kind} `{name}` would have {length} characters; at most {MAX_OBJECT_NAME} are allowed: give it a name \
+                     in `{list}`"
                 );
                 faults.invalid(&entry, message);
             }
-            if let Some(first) = names.insert(name.clone(), &catalog.written) {
-                let message = format!(
-                    "`{}` and `{first}` would both be the {kind} `{name}`: give one of them a name in `{list}`",
-                    catalog.written
-                );
-                faults.invalid(entry, message);
+            let Some(first) = names.insert(name.clone(), catalog) else { continue };
+            let both = format!("`{}` and `{}` would both be the {kind} `{name}`", first.written, catalog.written);
+            let named = [first, catalog].iter().any(|catalog| output.names.contains_key(&catalog.written));
+            if named || output.policy == OutputPolicy::Apply {
+                faults.invalid(entry, format!("{both}: give one of them another name in `{list}`"));
+            } else {
+                warnings.push(format!("{both}: their tags become part of their names, unless `{list}` has others"));
+                output.contested.insert(name);
             }
         }
     }
@@ -197,6 +214,41 @@ mod tests {
         ] {
             assert_eq!(object_name("cs-", path), name);
         }
+        assert_eq!(with_tag("cs-index", "v4.18_X"), "cs-index-v4-18-x");
+        let long = ["a", "b"].map(|end| with_tag("cs-index", &format!("sha256-{}{end}", "0".repeat(63))));
+        assert!(long[0] != long[1] && long.iter().all(|name| name.len() == 63), "{long:?}");
+    }
+
+    #[test]
+    fn catalogs_of_one_name_are_told_apart_unless_they_are_applied() {
+        let operators = json!([{"catalog": "q.test/redhat/i:v4.17"}, {"catalog": "q.test/redhat/i:v4.18"}]);
+        let request = |resources: &Value| {
+            let object = json!({
+                "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror", "metadata": {"name": "a"},
+                "spec": {"mirror": {"operators": operators}, "target": {"registry": "m.test"}, "clusterResources": resources},
+            });
+            crate::request::Request::try_new(&serde_json::from_value(object).unwrap())
+        };
+        let published = request(&json!({})).unwrap();
+        let name = |tag: &str| published.cluster.catalog_source.name("", "ocp/redhat/i", tag);
+        assert_eq!([name("v4.17"), name("v4.18")], ["cs-i-v4-17", "cs-i-v4-18"]);
+        assert!(published.warnings[0].contains("would both be the CatalogSource `cs-i`"), "{:?}", published.warnings);
+        let applied = json!({"catalogSource": {"policy": "Apply"}, "clusterCatalog": {"policy": "Disabled"}});
+        let text = request(&applied).unwrap_err().to_string();
+        assert!(
+            text.contains("operators[1]: `q.test/redhat/i:v4.17` and `q.test/redhat/i:v4.18` would both be"),
+            "{text}"
+        );
+        let mut named = applied;
+        named["catalogSource"]["names"] = json!([{"catalog": "q.test/redhat/i:v4.17", "name": "old"}]);
+        assert!(request(&named).is_ok());
+        named["catalogSource"]["names"][0]["catalog"] = json!("q.test/redhat/i:v4.16");
+        assert!(
+            request(&named)
+                .unwrap_err()
+                .to_string()
+                .contains("names[0].catalog: `q.test/redhat/i:v4.16` is no catalog")
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::extras::{Extra, ExtraInputs};
 use super::set::mark;
 use crate::api::openshift::{CatalogSource, CatalogSourceSpec, ClusterCatalog, ClusterCatalogSpec};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Reference, Tag};
 use crate::request::{CatalogOutput, ClusterOutputs, Identity};
 
 /// Which kind of object shows a catalog to the cluster.
@@ -68,7 +68,8 @@ pub struct Catalog {
 impl Catalog {
     /// The name of its object of a kind.
     pub fn name(&self, outputs: &ClusterOutputs, kind: CatalogKind) -> String {
-        kind.output(outputs).name(&self.source, self.target.repository().path().as_str())
+        let tag = self.target.tag().map(Tag::as_str).unwrap_or_default();
+        kind.output(outputs).name(&self.source, self.target.repository().path().as_str(), tag)
     }
 }
 

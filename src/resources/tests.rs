@@ -69,12 +69,14 @@ impl World {
                     namespace: Some("openshift-marketplace".to_owned()),
                     prefix: "cs-",
                     names: BTreeMap::new(),
+                    contested: BTreeSet::new(),
                 },
                 cluster_catalog: CatalogOutput {
                     policy: OutputPolicy::Publish,
                     namespace: None,
                     prefix: "cc-",
                     names: BTreeMap::new(),
+                    contested: BTreeSet::new(),
                 },
                 update_service: UpdateServiceOutput {
                     policy: OutputPolicy::Publish,

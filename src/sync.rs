@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey, Trust};
 use crate::failure::{self, Failure, Reason};
-pub use crate::fetch::Cache;
 use crate::fetch::Source;
+pub use crate::fetch::{Cache, Helm};
 use crate::oci::{Content, Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot};
 use crate::registry::{self, Client, Prefix, Side, Throttle};
 use crate::request::{GRAPH_BASE_IMAGE, ReleaseSignatures, Request, Tls};
 use crate::resolve::release::Trust as Trusted;
 use crate::resolve::signature::KeyRing;
-use crate::resolve::{Origin, OriginKind, Wanted, additional, drive, graph_image, release};
+use crate::resolve::{Origin, OriginKind, Wanted, additional, drive, graph_image, helm, release};
 use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
 
 /// Documents fetched at the same time while resolving.
@@ -21,7 +21,7 @@ const DOCUMENTS_AT_ONCE: usize = 16;
 /// The id of the one target that objects have.
 const TARGET: &str = "default";
 
-/// Both sides of a sync, each with its own credentials and trust, and what releases are trusted by.
+/// Both sides of a sync, each with its own credentials and trust, what releases are trusted by, and what renders charts.
 #[derive(Clone)]
 pub struct Sides {
     /// Where images come from.
@@ -30,6 +30,8 @@ pub struct Sides {
     pub target: Arc<Client>,
     /// The `OpenPGP` keys that release signatures are checked with, in ASCII armor; none for those of Red Hat.
     pub signature_keys: Option<Vec<u8>>,
+    /// What renders charts.
+    pub helm: Helm,
 }
 
 /// What a request means right now.
@@ -73,7 +75,9 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
             let images = images.map(|image| image.named.repository().registry().clone());
             let mirrors =
                 settings.overrides.iter().flat_map(|rule| &rule.mirrors).map(|mirror| mirror.registry().clone());
-            settings.allowed = images.chain(mirrors).collect();
+            let charts = request.helm.iter().flat_map(|helm| &helm.repositories);
+            let charts = charts.filter_map(|repository| repository.place.registry());
+            settings.allowed = images.chain(mirrors).chain(charts).collect();
         }
         Side::Target => {
             settings.tls.insert(request.target.registry.clone(), tls(request.target.tls));
@@ -94,6 +98,7 @@ pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Re
         from.signature_stores.clone(),
         from.graph_data.clone(),
     );
+    let io = io.rendering(sides.helm.clone());
     let mut wanted = drive(&io, DOCUMENTS_AT_ONCE, |documents| additional::step(&request.additional, documents)).await;
     if let Some(releases) = &request.releases {
         match trust(request, sides) {
@@ -118,6 +123,9 @@ pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Re
             // The default is a reference.
             Err(error) => tracing::error!(%error, "no base for the graph image; please report this defect"),
         }
+    }
+    if let Some(charts) = &request.helm {
+        wanted.extend(drive(&io, DOCUMENTS_AT_ONCE, |documents| helm::step(charts, &request.blocked, documents)).await);
     }
     for note in &wanted.notes {
         tracing::warn!("{note}");

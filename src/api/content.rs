@@ -333,7 +333,7 @@ pub struct Chart {
     /// Name of the chart.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Version of the chart. Default: the newest.
+    /// Version of the chart, or a range such as `^1.2` of which the newest is taken. Default: the newest that is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub version: Option<String>,

@@ -67,7 +67,8 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         Ok(before) => before,
         Err(text) => return refuse(&[text]),
     };
-    let resolved = match resolve(&prepared.request, &prepared.sides, &Arc::default()).await {
+    // Boxed, because it is large and goes through several hands.
+    let resolved = match Box::pin(resolve(&prepared.request, &prepared.sides, &Arc::default())).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };

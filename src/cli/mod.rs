@@ -124,6 +124,9 @@ pub struct ControllerArgs {
     /// A store of release signatures in place of the public ones if an object names none; repeatable, asked in this order.
     #[arg(long = "signature-store", env = "OCP_SIGNATURE_URL", value_name = "URL")]
     pub signature_stores: Vec<String>,
+    /// The program that renders Helm charts. Default: `helm` on `PATH`.
+    #[arg(long, env = "IMAGESET_MIRROR_HELM", value_name = "FILE")]
+    pub helm: Option<PathBuf>,
     /// Time between the signal to stop and the end: running transfers may finish until 15 seconds before.
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub grace_period: Duration,
@@ -159,6 +162,12 @@ pub struct FileArgs {
     /// Whether signatures and OCI referrers travel along. Default: copy.
     #[arg(long, value_enum)]
     pub attachments: Option<AttachmentsArg>,
+    /// Whether Helm charts themselves are copied, or only the images in them. Default: copy.
+    #[arg(long, value_enum)]
+    pub charts: Option<ChartsArg>,
+    /// The program that renders Helm charts. Default: `helm` on `PATH`.
+    #[arg(long, env = "IMAGESET_MIRROR_HELM", value_name = "FILE")]
+    pub helm: Option<PathBuf>,
     /// Where the graph of updates is asked for. Default: `UPDATE_URL_OVERRIDE`, or the public service.
     #[arg(long, value_name = "URL")]
     pub update_service: Option<String>,
@@ -178,6 +187,15 @@ pub enum AttachmentsArg {
     /// They do.
     Copy,
     /// They do not.
+    Skip,
+}
+
+/// Whether charts are copied beside their images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ChartsArg {
+    /// They are.
+    Copy,
+    /// They are not.
     Skip,
 }
 

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use super::image::{not_found, select, together, vanished};
+use super::image::{select, together};
 use super::{Engine, ITEMS_AT_ONCE};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, Repository};
@@ -112,9 +112,7 @@ impl Engine {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let (client, repository) = if present { (&self.target, look.target) } else { (&self.source, look.source) };
-            let manifest = client.manifest(repository, By::Digest(digest)).await.map_err(|error| error.failure())?;
-            let absent = if present { vanished } else { not_found };
-            let manifest = manifest.ok_or_else(|| absent(&repository.at(digest.clone())))?;
+            let manifest = self.read(client, repository, digest).await?;
             let parsed = manifest.parse().map_err(|error| super::image::invalid(repository, digest, &error))?;
             match parsed {
                 Manifest::Image { blobs, .. } => {

@@ -184,7 +184,12 @@ impl Source {
         Payload::parse(file(IMAGES), file(BOOT_IMAGES)).map_err(|error| invalid(error.to_string()))
     }
 
-    async fn manifest(&self, repository: &Repository, by: By<'_>, named: &str) -> Result<RawManifest, Failure> {
+    pub(super) async fn manifest(
+        &self,
+        repository: &Repository,
+        by: By<'_>,
+        named: &str,
+    ) -> Result<RawManifest, Failure> {
         let found = self.client.manifest(repository, by).await.map_err(|error| error.failure())?;
         found.ok_or_else(|| {
             Failure::permanent(Reason::SourceNotFound, format!("`{named}` is not in the source registry"))

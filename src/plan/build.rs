@@ -7,7 +7,7 @@ use super::{
 };
 use crate::oci::{Digest, Reference};
 use crate::request::Pattern;
-use crate::resolve::{Item, ItemKey, Origin, OriginKind, Source, Wanted};
+use crate::resolve::{Item, ItemKey, Origin, OriginKind, PathRule, Source, Wanted};
 
 /// One item of the plan while it is put together.
 struct Draft {
@@ -35,14 +35,14 @@ impl Plan {
         let early = wanted
             .left_out
             .iter()
-            .map(|left| Blocked { asked: asked(&left.origin, &left.named), pattern: left.pattern.clone() });
+            .map(|left| Blocked { asked: asked(&left.origin, &left.named, None), pattern: left.pattern.clone() });
         let mut left_out: Vec<_> = early.collect();
         let mut places: BTreeMap<ItemKey, Place> = BTreeMap::new();
         for (key, item) in wanted.items.iter().enumerate() {
-            let Source::Registry { named, digest } = &item.source;
+            let Source::Registry { digest, .. } = &item.source;
             let destination = mapping::destination(item, root);
             if let Some(pattern) = blocking(blocked, item, destination.as_ref().ok()) {
-                left_out.push(Blocked { asked: asked(&item.origin, named), pattern: pattern.to_owned() });
+                left_out.push(Blocked { asked: asked_by(item), pattern: pattern.to_owned() });
                 continue;
             }
             match destination {
@@ -75,11 +75,17 @@ impl Plan {
     }
 }
 
-fn asked(origin: &Origin, named: &Reference) -> Asked {
-    let category = match origin.kind {
-        OriginKind::Additional => Category::Generic,
-        OriginKind::Release => Category::Release,
-        OriginKind::Graph => Category::Direct,
+fn asked_by(item: &Item) -> Asked {
+    let Source::Registry { named, .. } = &item.source;
+    asked(&item.origin, named, Some(&item.destination.path))
+}
+
+fn asked(origin: &Origin, named: &Reference, path: Option<&PathRule>) -> Asked {
+    let category = match (origin.kind, path) {
+        (OriginKind::Release, _) => Category::Release,
+        // A chart is pulled from where it is in the target; its images are not.
+        (OriginKind::Graph, _) | (OriginKind::Helm, Some(PathRule::Replace(_))) => Category::Direct,
+        (OriginKind::Additional | OriginKind::Helm, _) => Category::Generic,
     };
     Asked { origin: origin.clone(), named: named.clone(), category }
 }
@@ -88,10 +94,9 @@ fn blocking<'a>(blocked: &'a [Pattern], item: &Item, destination: Option<&Refere
     if blocked.is_empty() {
         return None;
     }
-    let Source::Registry { named, .. } = &item.source;
     let written = match item.origin.kind {
         OriginKind::Additional => item.origin.name.clone(),
-        OriginKind::Release | OriginKind::Graph => asked(&item.origin, named).written(),
+        OriginKind::Release | OriginKind::Graph | OriginKind::Helm => asked_by(item).written(),
     };
     Pattern::blocking(blocked, &written, destination.map(ToString::to_string).as_deref())
 }
@@ -106,8 +111,7 @@ fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, 
             platforms: Some(BTreeSet::new()),
             after: BTreeSet::new(),
         });
-        let Source::Registry { named, .. } = &item.source;
-        draft.asked.push(asked(&item.origin, named));
+        draft.asked.push(asked_by(item));
         draft.after.extend(&item.after);
         if item.platforms.is_empty() {
             draft.platforms = None;
@@ -220,7 +224,7 @@ mod tests {
     use super::*;
     use crate::failure::{Failure, Reason};
     use crate::oci::Platform;
-    use crate::resolve::{DestinationRule, PathRule, TagRule};
+    use crate::resolve::{DestinationRule, TagRule};
 
     fn item(written: &str, content: &str) -> Item {
         let named: Reference = written.parse().unwrap();

@@ -235,10 +235,15 @@ impl Asked {
     /// The image in the user's own words, without the tag if there is a digest.
     pub(super) fn written(&self) -> String {
         if self.origin.kind != OriginKind::Additional {
-            // Payloads are named by the tag that their signer knows them by.
-            return match self.named.tag() {
+            // Payloads are named by the tag that their signer knows them by; images of charts are pulled by their digest.
+            let by_tag =
+                self.named.tag().filter(|_| self.origin.kind != OriginKind::Helm || self.named.digest().is_none());
+            return match by_tag {
                 Some(tag) => self.named.repository().tagged(tag.clone()).to_string(),
-                None => self.named.to_string(),
+                None => match self.named.digest() {
+                    Some(digest) => self.named.repository().at(digest.clone()).to_string(),
+                    None => self.named.to_string(),
+                },
             };
         }
         match Reference::split(&self.origin.name) {

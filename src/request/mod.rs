@@ -12,19 +12,25 @@ use std::time::Duration;
 use url::Url;
 
 pub use crate::api::{
-    Attachments, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, PublishPolicy, ReleaseSignatures,
-    Removal, Tls,
+    Attachments, Charts, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, PublishPolicy,
+    ReleaseSignatures, Removal, Tls,
 };
 use crate::oci::{Platform, Reference, Registry, RepositoryPath, Tag};
 
 mod build;
+mod chart_version;
 mod content;
+mod helm;
+mod image_path;
 mod key;
 mod pattern;
 mod release;
 mod units;
 
 pub use build::{is_forced, request_token};
+pub use chart_version::{Constraint, loose};
+pub use helm::{ChartPlace, ChartRepository, ChartRequest, HelmRequest};
+pub use image_path::ImagePath;
 pub use release::{BootImage, MULTI, Product, ReleaseChannel, ReleaseChoice, ReleaseRequest, Versions};
 
 /// Whether a fault is a mistake or something that is not built yet.
@@ -249,6 +255,8 @@ pub struct Request {
     pub generation: i64,
     /// `platform`; none if it asks for no release.
     pub releases: Option<ReleaseRequest>,
+    /// `helm`; none if it asks for no chart.
+    pub helm: Option<HelmRequest>,
     /// `additionalImages`, in the user's order.
     pub additional: Vec<AdditionalImage>,
     /// `blockedImages`, in the user's order.

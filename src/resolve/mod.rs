@@ -15,16 +15,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::build::Base;
 use crate::failure::{Failure, Reason};
-use crate::oci::{Content, Digest, Platform, Reference, RepositoryPath, Tag};
+use crate::oci::{Content, Digest, Platform, Reference, Repository, RepositoryPath, Tag};
 use crate::request::Product;
 
 use graph::{Graph, GraphKey};
+use helm::index::{ChartIndex, IndexKey};
+use helm::{Chart, ChartKey};
 use payload::{Payload, PayloadKey};
 use release::Release;
 
 pub mod additional;
 pub mod graph;
 pub mod graph_image;
+pub mod helm;
 pub mod payload;
 pub mod release;
 pub mod signature;
@@ -44,6 +47,12 @@ pub enum DocumentKey {
     GraphData,
     /// Manifests and configs of an image to build on, named by digest.
     Base(Reference),
+    /// The charts of a repository.
+    Charts(IndexKey),
+    /// The tags of a repository, all of them.
+    Tags(Repository),
+    /// A chart and what it renders to.
+    Chart(ChartKey),
 }
 
 /// Names the signatures of a payload.
@@ -70,6 +79,12 @@ pub enum Document {
     GraphData(Bytes),
     /// Answer to [`DocumentKey::Base`].
     Base(Arc<Base>),
+    /// Answer to [`DocumentKey::Charts`].
+    Charts(Arc<ChartIndex>),
+    /// Answer to [`DocumentKey::Tags`].
+    Tags(Arc<BTreeSet<String>>),
+    /// Answer to [`DocumentKey::Chart`].
+    Chart(Arc<Chart>),
 }
 
 /// What has been fetched so far; a failed key is an entry too.
@@ -130,6 +145,8 @@ pub enum OriginKind {
     Release,
     /// `platform.graph`.
     Graph,
+    /// `helm`.
+    Helm,
 }
 
 impl OriginKind {
@@ -139,6 +156,7 @@ impl OriginKind {
             Self::Additional => "additional",
             Self::Release => "release",
             Self::Graph => "graph",
+            Self::Helm => "helm",
         }
     }
 }
@@ -148,7 +166,8 @@ impl OriginKind {
 pub struct Origin {
     /// The kind of content.
     pub kind: OriginKind,
-    /// The entry, in the user's own words: the image as written, the channel, or the release.
+    /// The entry, in the user's own words: the image as written, the channel, the release, or the chart with its repository and
+    /// version.
     pub name: String,
 }
 

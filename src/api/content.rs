@@ -314,12 +314,13 @@ pub struct ChartRepository {
     /// Name of the repository, part of the charts' path in the target. Example: `podinfo`.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Address. Example: `https://example.org/charts` or `oci://example.org/charts`.
+    /// Address: of the folder with `index.yaml`, or what stands before the charts' names in a registry. Example:
+    /// `https://example.org/charts` or `oci://example.org/charts`.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() in ['http', 'https', 'oci']")
         .message("not the address of a chart repository: write https://HOST/PATH or oci://HOST/PATH"))]
     pub url: String,
-    /// Charts to mirror. Default: all. At most 256.
+    /// Charts to mirror. Default: all, in every version, but for libraries; with `oci://` at least one has to be named. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

@@ -36,13 +36,13 @@ pub struct Bounds {
     pub time: Duration,
     /// Bytes of memory. Default: 320 MiB.
     pub memory: u64,
-    /// Bytes of output. Default: 64 MiB.
+    /// Bytes of output. Default: 24 MiB.
     pub output: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { time: Duration::from_mins(1), memory: 320 << 20, output: 64 << 20 }
+        Self { time: Duration::from_mins(1), memory: 320 << 20, output: 24 << 20 }
     }
 }
 
@@ -229,5 +229,44 @@ mod tests {
         let error = helm.render(b"", "{}").await.unwrap_err();
         assert!(error.to_string().contains("`/nowhere/helm` cannot be started"), "{error}");
         assert!(!error.passes());
+    }
+
+    /// A program that does this whatever it is told.
+    fn program(does: &str) -> (tempfile::TempDir, PathBuf) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("helm");
+        std::fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        (folder, path)
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_end_is_stopped_and_one_that_says_too_much_is_not_heard() {
+        let bounds = Bounds { output: 10, ..Bounds::default() };
+        let short = Bounds { time: Duration::from_millis(50), ..bounds };
+        for (does, bounds, why) in [
+            ("while :; do :; done", short, "rendering it took more than 50ms, so it was stopped"),
+            ("echo too much at once", bounds, "it renders to more than 0 MiB"),
+            ("echo 'Error: it will not' >&2; exit 1", bounds, "helm cannot render it: it will not"),
+            ("printf '\\377'", bounds, "not text"),
+        ] {
+            let (_folder, program) = program(does);
+            let error = Helm { program, bounds }.render(b"", "{}").await.unwrap_err();
+            assert!(error.to_string().contains(why), "{does}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_our_environment_is_seen() {
+        let (_folder, program) = program("export -p");
+        let seen = Helm { program, ..Helm::default() }.render(b"", "{}").await.unwrap();
+        let names: Vec<_> = seen.lines().filter_map(|line| line.strip_prefix("export ")?.split('=').next()).collect();
+        assert!(names.contains(&"KUBECONFIG") && std::env::var_os("PATH").is_some(), "{seen}");
+        // What the shell sets by itself is no part of ours.
+        let given =
+            |name: &&str| name.starts_with("HELM_") || ["GOMEMLIMIT", "HOME", "KUBECONFIG", "TMPDIR"].contains(name);
+        let rest: Vec<_> = names.into_iter().filter(|name| !given(name) && !name.ends_with("PWD")).collect();
+        assert_eq!(rest, [""; 0], "{seen}");
     }
 }

@@ -6,6 +6,7 @@ mod api_server_is_away;
 mod argocd_lua;
 mod arrives_bit_identical;
 mod chart;
+mod charts_are_mirrored;
 mod check_command;
 mod cluster_without_openshift;
 mod command_line;

@@ -310,6 +310,8 @@ pub struct Helm {
 /// A chart repository.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!self.url.startsWith('oci://') || (has(self.charts) && size(self.charts) > 0)")
+    .message("a registry does not list the charts below a path: name those that are wanted"))]
 pub struct ChartRepository {
     /// Name of the repository, part of the charts' path in the target. Example: `podinfo`.
     #[schemars(length(min = 1, max = 253))]

@@ -40,7 +40,7 @@ pub enum Reason {
     RegistryError,
     /// Content does not hash to its digest, or has another length than announced.
     DigestMismatch,
-    /// A manifest that is too large, is not JSON or contradicts itself.
+    /// A manifest, a chart or an index of charts that is too large, cannot be read or contradicts itself.
     ManifestInvalid,
     /// A media type that the target refuses or whose content cannot be found.
     UnsupportedMediaType,

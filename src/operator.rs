@@ -12,6 +12,7 @@ use imageset_mirror::lease::{self, Elector, Ended};
 use imageset_mirror::metrics::{Build, CountRequests, Metrics};
 use imageset_mirror::request::Endpoints;
 use imageset_mirror::server::{Endpoint, Health, Part};
+use imageset_mirror::sync::Helm;
 use kube::client::ClientBuilder;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +38,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
         sync_gap: args.sync_gap,
         grace_period: args.grace_period,
         endpoints,
+        helm: Helm::named(args.helm),
     };
     let lease_settings = lease::Settings {
         duration: args.lease_duration,

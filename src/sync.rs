@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey, Trust};
 use crate::failure::{self, Failure, Reason};
-pub use crate::fetch::Cache;
 use crate::fetch::Source;
+pub use crate::fetch::{Cache, Helm};
 use crate::oci::{Content, Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot, mapping};
 use crate::registry::{self, Client, Prefix, Side, Throttle};
 use crate::request::{GRAPH_BASE_IMAGE, ReleaseSignatures, Request, Tls};
 use crate::resolve::release::Trust as Trusted;
 use crate::resolve::signature::KeyRing;
-use crate::resolve::{Fetch, Origin, OriginKind, Wanted, additional, drive, graph_image, operators, release};
+use crate::resolve::{Fetch, Origin, OriginKind, Wanted, additional, drive, graph_image, helm, operators, release};
 use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
 
 mod catalogs;
@@ -25,7 +25,7 @@ const DOCUMENTS_AT_ONCE: usize = 16;
 /// The id of the one target that objects have.
 const TARGET: &str = "default";
 
-/// Both sides of a sync, each with its own credentials and trust, and what releases are trusted by.
+/// Both sides of a sync, each with its own credentials and trust, what releases are trusted by, and what renders charts.
 #[derive(Clone)]
 pub struct Sides {
     /// Where images come from.
@@ -34,6 +34,8 @@ pub struct Sides {
     pub target: Arc<Client>,
     /// The `OpenPGP` keys that release signatures are checked with, in ASCII armor; none for those of Red Hat.
     pub signature_keys: Option<Vec<u8>>,
+    /// What renders charts.
+    pub helm: Helm,
 }
 
 /// What a request means right now.
@@ -80,7 +82,9 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
             let images = images.map(|named| named.repository().registry().clone());
             let mirrors =
                 settings.overrides.iter().flat_map(|rule| &rule.mirrors).map(|mirror| mirror.registry().clone());
-            settings.allowed = images.chain(mirrors).collect();
+            let charts = request.helm.iter().flat_map(|helm| &helm.repositories);
+            let charts = charts.filter_map(|repository| repository.place.registry());
+            settings.allowed = images.chain(mirrors).chain(charts).collect();
         }
         Side::Target => {
             settings.tls.insert(request.target.registry.clone(), tls(request.target.tls));
@@ -101,6 +105,7 @@ pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Re
         from.signature_stores.clone(),
         from.graph_data.clone(),
     );
+    let io = io.rendering(sides.helm.clone());
     resolve_with(request, sides.signature_keys.as_deref(), io).await
 }
 
@@ -142,6 +147,9 @@ pub async fn resolve_with<F: Fetch + Sync>(
     if !request.catalogs.is_empty() {
         let step = |documents: &_| operators::step(&request.catalogs, &request.blocked, documents);
         wanted.extend(drive(&io, DOCUMENTS_AT_ONCE, step).await);
+    }
+    if let Some(charts) = &request.helm {
+        wanted.extend(drive(&io, DOCUMENTS_AT_ONCE, |documents| helm::step(charts, &request.blocked, documents)).await);
     }
     let root = TargetRoot { registry: request.target.registry.clone(), prefix: request.target.prefix.clone() };
     let plan = Plan::new(&wanted, &root, &request.blocked, TargetId(TARGET.to_owned()))?;

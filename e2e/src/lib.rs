@@ -9,6 +9,7 @@ pub mod argocd;
 pub mod background;
 pub mod catalog;
 pub mod chart;
+pub mod chart_repository;
 pub mod cluster;
 pub mod container;
 pub mod fault_proxy;

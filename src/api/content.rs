@@ -310,16 +310,19 @@ pub struct Helm {
 /// A chart repository.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!self.url.startsWith('oci://') || (has(self.charts) && size(self.charts) > 0)")
+    .message("a registry does not list the charts below a path: name those that are wanted"))]
 pub struct ChartRepository {
     /// Name of the repository, part of the charts' path in the target. Example: `podinfo`.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Address. Example: `https://example.org/charts` or `oci://example.org/charts`.
+    /// Address: of the folder with `index.yaml`, or what stands before the charts' names in a registry. Example:
+    /// `https://example.org/charts` or `oci://example.org/charts`.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() in ['http', 'https', 'oci']")
         .message("not the address of a chart repository: write https://HOST/PATH or oci://HOST/PATH"))]
     pub url: String,
-    /// Charts to mirror. Default: all. At most 256.
+    /// Charts to mirror. Default: all, in every version, but for libraries; with `oci://` at least one has to be named. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -333,7 +336,7 @@ pub struct Chart {
     /// Name of the chart.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Version of the chart. Default: the newest.
+    /// Version of the chart, or a range such as `^1.2` of which the newest is taken. Default: the newest that is released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub version: Option<String>,

@@ -313,6 +313,9 @@ pub struct CopyOptions {
     /// `Copy`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub attachments: Attachments,
+    /// Whether Helm charts themselves are copied, or only the images in them. Default: `Copy`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub charts: Charts,
 }
 
 /// A number of bytes, as a number or with a unit.
@@ -342,6 +345,16 @@ pub enum Attachments {
     #[default]
     Copy,
     /// It does not.
+    Skip,
+}
+
+/// Whether Helm charts are in the target beside their images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Charts {
+    /// They are, as OCI artifacts at `charts/REPOSITORY/CHART:VERSION`.
+    #[default]
+    Copy,
+    /// They are not.
     Skip,
 }
 

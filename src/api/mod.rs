@@ -18,7 +18,7 @@ pub mod schema;
 mod status;
 
 pub use image_set_mirror::{
-    Attachments, ByteRate, CatalogName, CatalogSourceOutput, ClusterCatalogOutput, ClusterResources, ConflictPolicy,
+    Attachments, ByteRate, CatalogName, CatalogSourceOutput, Charts, ClusterCatalogOutput, ClusterResources, ConflictPolicy,
     ContainerdHosts, CopyOptions, Disruption, HostSettings, ImageSetMirror, ImageSetMirrorSpec, KeyReference,
     KeyRingReference, MirrorSetOutput, MirrorSourcePolicy, Mode, NameReference, OutputPolicy, Override, PublishPolicy,
     ReleaseSignatures, ReleaseSignaturesOutput, Removal, Source, Target, Tls, UpdateServiceOutput, Verification,

@@ -1,6 +1,7 @@
-//! Images that are made here: one layer on top of a base, the same bytes from the same inputs. Pure.
+//! Images that are made here: one layer on top of a base, or an archive as an artifact; the same bytes from the same inputs. Pure.
 
 pub mod catalog;
+pub mod chart;
 pub mod graph;
 
 use std::collections::BTreeSet;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{AttachmentsArg, ContentKind, FileArgs};
-use crate::api::{Attachments, HostSettings, ImageSetMirror, Override, Tls};
+use super::{AttachmentsArg, ChartsArg, ContentKind, FileArgs};
+use crate::api::{Attachments, Charts, HostSettings, ImageSetMirror, Override, Tls};
 use crate::copy::Trust;
 use crate::failure::chain;
 use crate::file::{self, Destination, Loaded, To};
@@ -13,7 +13,7 @@ use crate::plan::PlanError;
 use crate::registry::{Client, Credentials, Limits, Prefix, Side, Throttle};
 use crate::request::Request;
 use crate::state::{Memory, Place};
-use crate::sync::{Copy, Resolved, Sides, client_settings, resolve, tls};
+use crate::sync::{Copy, Helm, Resolved, Sides, client_settings, resolve, tls};
 
 /// State that is kept from the command line, beside that of clusters.
 const NO_CLUSTER: &str = "command-line";
@@ -120,7 +120,12 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
             .map(Arc::new)
             .map_err(|error| vec![format!("--ca: {}", chain(&error))])
     };
-    let sides = Sides { source: side(Side::Source)?, target: side(Side::Target)?, signature_keys };
+    let sides = Sides {
+        source: side(Side::Source)?,
+        target: side(Side::Target)?,
+        signature_keys,
+        helm: Helm::named(args.helm.clone()),
+    };
     let (target, identity) = (&request.target, &request.identity);
     let place = Place::new(&target.registry, target.prefix.as_ref(), NO_CLUSTER, &identity.namespace, &identity.name)
         .map_err(|error| vec![format!("the target is too long for the records kept there: {error}")])?;
@@ -336,6 +341,11 @@ impl Flagged {
         match args.attachments {
             Some(AttachmentsArg::Copy) => spec.copy.attachments = Attachments::Copy,
             Some(AttachmentsArg::Skip) => spec.copy.attachments = Attachments::Skip,
+            None => {}
+        }
+        match args.charts {
+            Some(ChartsArg::Copy) => spec.copy.charts = Charts::Copy,
+            Some(ChartsArg::Skip) => spec.copy.charts = Charts::Skip,
             None => {}
         }
         if let Some((url, name)) = &stores.update_service {

@@ -72,7 +72,8 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         Ok(before) => before,
         Err(text) => return refuse(&[text]),
     };
-    let resolved = match prepared.resolve().await {
+    // Boxed, because it is large and goes through several hands.
+    let resolved = match Box::pin(prepared.resolve()).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };

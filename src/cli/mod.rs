@@ -176,6 +176,11 @@ pub struct ControllerArgs {
     /// In place of the public ones if an object names none, asked in this order. Also by the variable `OCP_SIGNATURE_URL`.
     #[arg(long = "signature-store", env = "OCP_SIGNATURE_URL", value_name = "URL", hide_env = true)]
     pub signature_stores: Vec<String>,
+    /// The program that renders Helm charts.
+    ///
+    /// Also by the variable `IMAGESET_MIRROR_HELM`. Default: `helm` on `PATH`.
+    #[arg(long, env = "IMAGESET_MIRROR_HELM", value_name = "FILE", hide_env = true)]
+    pub helm: Option<PathBuf>,
     /// Time between the signal to stop and the end.
     ///
     /// Running transfers may finish until 15 seconds before.
@@ -219,6 +224,16 @@ pub struct FileArgs {
     /// Default: copy.
     #[arg(long, value_enum, value_name = "WHETHER", hide_possible_values = true)]
     pub attachments: Option<AttachmentsArg>,
+    /// Whether Helm charts themselves are copied: copy or skip.
+    ///
+    /// Or only the images in them. Default: copy.
+    #[arg(long, value_enum, value_name = "WHETHER", hide_possible_values = true)]
+    pub charts: Option<ChartsArg>,
+    /// The program that renders Helm charts.
+    ///
+    /// Also by the variable `IMAGESET_MIRROR_HELM`. Default: `helm` on `PATH`.
+    #[arg(long, env = "IMAGESET_MIRROR_HELM", value_name = "FILE", hide_env = true)]
+    pub helm: Option<PathBuf>,
     /// Where the graph of updates is asked for.
     ///
     /// Default: `UPDATE_URL_OVERRIDE`, or the public service.
@@ -260,6 +275,15 @@ pub enum AttachmentsArg {
     /// They do.
     Copy,
     /// They do not.
+    Skip,
+}
+
+/// Whether charts are copied beside their images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ChartsArg {
+    /// They are.
+    Copy,
+    /// They are not.
     Skip,
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::oci::Registry;
 use crate::registry::{self, ConfigError, Credentials, Limits, Side};
 use crate::request::Request;
-use crate::sync::Sides;
+use crate::sync::{Helm, Sides};
 
 /// Longest wait for one object of the API server.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -75,13 +75,19 @@ struct Kept {
 pub(super) struct Access {
     client: Client,
     limits: Arc<Limits>,
+    helm: Helm,
     /// The one used last is last.
     kept: Arc<Mutex<Vec<Kept>>>,
 }
 
 impl Access {
     pub(super) fn new(client: Client, limits: Arc<Limits>) -> Self {
-        Self { client, limits, kept: Arc::default() }
+        Self { client, limits, helm: Helm::default(), kept: Arc::default() }
+    }
+
+    /// Renders charts with this.
+    pub(super) fn rendering(self, helm: Helm) -> Self {
+        Self { helm, ..self }
     }
 
     /// Clients of both sides, with what the object names.
@@ -96,7 +102,7 @@ impl Access {
             }
             None => None,
         };
-        Ok(Sides { source, target, signature_keys })
+        Ok(Sides { source, target, signature_keys, helm: self.helm.clone() })
     }
 
     /// Keeps these clients no longer.

@@ -42,6 +42,7 @@ use crate::lease::{Fence, Leadership};
 use crate::metrics::{Metrics, RegistryObserver};
 use crate::registry::{Limits, Throttle, Windows};
 use crate::request::Endpoints;
+use crate::sync::Helm;
 
 use access::Access;
 use apply::Cluster;
@@ -83,6 +84,8 @@ pub struct Settings {
     pub grace_period: Duration,
     /// Where releases are asked for if an object does not say.
     pub endpoints: Endpoints,
+    /// What renders charts.
+    pub helm: Helm,
 }
 
 /// Why the controller cannot run.
@@ -206,7 +209,7 @@ pub async fn run(
     let windows = settings.concurrency.map_or_else(Windows::default, |most| Windows::at_most(most.get()));
     let limits = Arc::new(Limits::observed(windows, Arc::new(RegistryObserver::new(metrics.clone()))));
     let worker = Arc::new(Worker {
-        access: Access::new(client.clone(), limits),
+        access: Access::new(client.clone(), limits).rendering(settings.helm.clone()),
         cluster: cluster_id,
         throttle: settings.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get()))),
         clock: clock.clone(),

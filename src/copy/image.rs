@@ -211,7 +211,12 @@ impl Engine {
         }
     }
 
-    async fn read(&self, client: &Client, repository: &Repository, digest: &Digest) -> Result<RawManifest, Failure> {
+    pub(super) async fn read(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<RawManifest, Failure> {
         if let Some(made) = self.made.manifest(digest) {
             return Ok(made);
         }

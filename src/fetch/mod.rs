@@ -1,6 +1,7 @@
 //! The I/O edge of `resolve`: turns a document's key into a bounded document.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use url::Url;
@@ -10,8 +11,12 @@ use crate::registry::Client;
 use crate::resolve::{Document, DocumentKey, Fetch};
 
 mod catalog;
+mod helm;
 mod layers;
 mod release;
+mod render;
+
+pub use render::{Bounds, Helm};
 
 /// The most documents that are remembered. Those of a release have 60 KiB.
 const REMEMBERED: usize = 128;
@@ -32,6 +37,7 @@ impl Cache {
     fn put(&self, key: &DocumentKey, document: &Document) {
         let lasting = match (key, document) {
             (DocumentKey::Payload(_) | DocumentKey::Base(_) | DocumentKey::Catalog(_), _) => true,
+            (DocumentKey::Chart(key), Document::Chart(chart)) => helm::lasting(key, chart),
             // Somebody may still sign it.
             (DocumentKey::Signatures(_), Document::Signatures(files)) => !files.is_empty(),
             _ => false,
@@ -54,12 +60,29 @@ pub struct Source {
     update_service: Option<Url>,
     signature_stores: Vec<Url>,
     graph_data: Option<Url>,
+    helm: Helm,
+    /// Bytes of charts that are held for the copy.
+    held: AtomicU64,
 }
 
 impl Source {
     /// Documents read with this client, unless they are in `cache`.
     pub fn new(client: Arc<Client>, cache: Arc<Cache>) -> Self {
-        Self { cache, client, update_service: None, signature_stores: Vec::new(), graph_data: None }
+        Self {
+            cache,
+            client,
+            update_service: None,
+            signature_stores: Vec::new(),
+            graph_data: None,
+            helm: Helm::default(),
+            held: AtomicU64::new(0),
+        }
+    }
+
+    /// Renders charts with this.
+    #[must_use]
+    pub fn rendering(self, helm: Helm) -> Self {
+        Self { helm, ..self }
     }
 
     /// Asks these for graphs, signatures and the data of the graph image in place of the public services.
@@ -88,6 +111,10 @@ impl Source {
             DocumentKey::Catalog(key) => self.catalog(key).await.map(|selected| Document::Catalog(Arc::new(selected))),
             DocumentKey::GraphData => self.graph_data().await.map(Document::GraphData),
             DocumentKey::Base(image) => self.base(image).await.map(|base| Document::Base(Arc::new(base))),
+            DocumentKey::Charts(key) => self.charts(key).await.map(|index| Document::Charts(Arc::new(index))),
+            DocumentKey::Tags(repository) => self.tags(repository).await.map(|tags| Document::Tags(Arc::new(tags))),
+            // Boxed, because it is large and goes through several hands.
+            DocumentKey::Chart(key) => Box::pin(self.chart(key)).await.map(|chart| Document::Chart(Arc::new(chart))),
             DocumentKey::Signatures(key) => self.signatures(key).await.map(|files| Document::Signatures(files.into())),
             DocumentKey::TagDigest(reference) => {
                 let Some(tag) = reference.tag() else {

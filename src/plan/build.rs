@@ -8,7 +8,7 @@ use super::{
 use crate::failure::Failure;
 use crate::oci::{Digest, Reference, Tag};
 use crate::request::Pattern;
-use crate::resolve::{Item, ItemKey, Origin, OriginKind, Rank, Source, Wanted};
+use crate::resolve::{Item, ItemKey, Origin, OriginKind, PathRule, Rank, Source, Wanted};
 
 /// One item of the plan while it is put together.
 struct Draft {
@@ -37,14 +37,14 @@ impl Plan {
         let early = wanted
             .left_out
             .iter()
-            .map(|left| Blocked { asked: asked(&left.origin, &left.named), pattern: left.pattern.clone() });
+            .map(|left| Blocked { asked: asked(&left.origin, &left.named, None), pattern: left.pattern.clone() });
         let mut left_out: Vec<_> = early.collect();
         let mut places: BTreeMap<ItemKey, Place> = BTreeMap::new();
         for (key, item) in wanted.items.iter().enumerate() {
-            let Source::Registry { named, digest } = &item.source;
+            let Source::Registry { digest, .. } = &item.source;
             let destination = mapping::destination(item, root);
             if let Some(pattern) = blocking(blocked, item, destination.as_ref().ok()) {
-                left_out.push(Blocked { asked: asked(&item.origin, named), pattern: pattern.to_owned() });
+                left_out.push(Blocked { asked: asked_by(item), pattern: pattern.to_owned() });
                 continue;
             }
             match destination {
@@ -81,12 +81,20 @@ impl Plan {
     }
 }
 
-fn asked(origin: &Origin, named: &Reference) -> Asked {
-    let category = match origin.kind {
-        OriginKind::Additional => Category::Generic,
-        OriginKind::Release => Category::Release,
-        OriginKind::Operator => Category::Operator,
-        OriginKind::Graph | OriginKind::Catalog => Category::Direct,
+fn asked_by(item: &Item) -> Asked {
+    let Source::Registry { named, .. } = &item.source;
+    asked(&item.origin, named, Some(&item.destination.path))
+}
+
+fn asked(origin: &Origin, named: &Reference, path: Option<&PathRule>) -> Asked {
+    let category = match (origin.kind, path) {
+        (OriginKind::Release, _) => Category::Release,
+        (OriginKind::Operator, _) => Category::Operator,
+        // A chart is pulled from where it is in the target; its images are not.
+        (OriginKind::Graph | OriginKind::Catalog, _) | (OriginKind::Helm, Some(PathRule::Replace(_))) => {
+            Category::Direct
+        }
+        (OriginKind::Additional | OriginKind::Helm, _) => Category::Generic,
     };
     Asked { origin: origin.clone(), named: named.clone(), category }
 }
@@ -95,12 +103,9 @@ fn blocking<'a>(blocked: &'a [Pattern], item: &Item, destination: Option<&Refere
     if blocked.is_empty() {
         return None;
     }
-    let Source::Registry { named, .. } = &item.source;
     let written = match item.origin.kind {
         OriginKind::Additional => item.origin.name.clone(),
-        OriginKind::Release | OriginKind::Graph | OriginKind::Operator | OriginKind::Catalog => {
-            asked(&item.origin, named).written()
-        }
+        _ => asked_by(item).written(),
     };
     Pattern::blocking(blocked, &written, destination.map(ToString::to_string).as_deref())
 }
@@ -143,8 +148,7 @@ fn unite(wanted: &Wanted, places: &BTreeMap<ItemKey, Place>) -> BTreeMap<Place, 
             after: BTreeSet::new(),
             unmet: None,
         });
-        let Source::Registry { named, .. } = &item.source;
-        draft.asked.push(asked(&item.origin, named));
+        draft.asked.push(asked_by(item));
         draft.after.extend(&item.after);
         if draft.unmet.is_none() {
             draft.unmet.clone_from(&item.unmet);
@@ -261,7 +265,7 @@ mod tests {
     use super::*;
     use crate::failure::{Failure, Reason};
     use crate::oci::Platform;
-    use crate::resolve::{DestinationRule, PathRule, TagRule};
+    use crate::resolve::{DestinationRule, TagRule};
 
     fn item(written: &str, content: &str) -> Item {
         let named: Reference = written.parse().unwrap();

@@ -263,7 +263,7 @@ impl Asked {
                 Some(tag) => repository.tagged(tag.clone()).to_string(),
                 None => self.named.to_string(),
             },
-            OriginKind::Operator => match digest {
+            OriginKind::Operator | OriginKind::Helm => match digest {
                 Some(digest) => repository.at(digest.clone()).to_string(),
                 None => self.named.to_string(),
             },

@@ -97,7 +97,7 @@ pub(super) struct Loaded {
     pub(super) generation: u64,
 }
 
-fn secret_header(scheme: &str, secret: &str) -> Option<HeaderValue> {
+pub(super) fn secret_header(scheme: &str, secret: &str) -> Option<HeaderValue> {
     let mut header = HeaderValue::from_str(&format!("{scheme} {secret}")).ok()?;
     header.set_sensitive(true);
     Some(header)
@@ -112,7 +112,7 @@ impl Inner {
         std::iter::once(own).chain(from).collect()
     }
 
-    fn loaded(&self) -> Arc<Loaded> {
+    pub(super) fn loaded(&self) -> Arc<Loaded> {
         Arc::clone(&self.loaded.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -206,7 +206,7 @@ impl Inner {
     }
 
     /// Reads the credentials again; true if they differ from `seen`.
-    async fn reload(&self, seen: &Loaded) -> bool {
+    pub(super) async fn reload(&self, seen: &Loaded) -> bool {
         let Some(reload) = &self.settings.reload else { return false };
         let mut last = self.auth.reloading.lock().await;
         if self.loaded().generation != seen.generation {

@@ -187,15 +187,19 @@ impl Credentials {
 
     /// The credential for a repository and the key it stands under: the longest matching one of the first file that has any.
     pub fn lookup(&self, repository: &Repository) -> Option<(&str, &Credential)> {
-        let full = format!("{}/{}", hub(repository.registry().as_str()), repository.path());
-        let mut place = full.as_str();
+        self.at(&format!("{}/{}", hub(repository.registry().as_str()), repository.path()))
+    }
+
+    /// The same for any path at a host.
+    pub(super) fn at(&self, full: &str) -> Option<(&str, &Credential)> {
+        let mut place = full;
         loop {
             if let Some((key, credential)) = self.entries.get_key_value(place) {
                 return Some((key, credential));
             }
             match place.rsplit_once('/') {
                 Some((shorter, _)) => place = shorter,
-                None => return self.next.as_ref()?.lookup(repository),
+                None => return self.next.as_ref()?.at(full),
             }
         }
     }

@@ -79,8 +79,8 @@ impl Request {
         let identity = identity(object, &mut faults);
         let mut warnings = Vec::new();
         let target = target(&spec.target, &mut faults);
-        let Read { releases, catalogs, additional, blocked } =
-            content::read(&spec.mirror, target.as_ref(), &mut faults, &mut warnings);
+        let Read { releases, catalogs, helm, additional, blocked } =
+            content::read(&spec.mirror, spec.copy.charts, target.as_ref(), &mut faults, &mut warnings);
         let source = source(&spec.source, &mut faults);
         let interval = duration("spec.interval", spec.interval.as_deref(), &mut faults);
         let progress_deadline = duration("spec.progressDeadline", spec.progress_deadline.as_deref(), &mut faults);
@@ -94,6 +94,7 @@ impl Request {
                 generation: object.metadata.generation.unwrap_or_default(),
                 releases,
                 catalogs,
+                helm,
                 additional,
                 blocked,
                 target,

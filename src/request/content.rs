@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::build::Faults;
-use super::{AdditionalImage, CatalogRequest, Pattern, ReleaseRequest, Target, operators, pattern, release};
+use super::{
+    AdditionalImage, CatalogRequest, HelmRequest, Pattern, ReleaseRequest, Target, helm, operators, pattern, release,
+};
+use crate::api::Charts;
 use crate::api::content::{self as api, Content};
 use crate::oci::{Digest, Platform, Reference, RepositoryPath, Tag};
 
@@ -16,11 +19,18 @@ const RECORDS: &str = "/imageset-mirror/state/";
 pub(super) struct Read {
     pub(super) releases: Option<ReleaseRequest>,
     pub(super) catalogs: Vec<CatalogRequest>,
+    pub(super) helm: Option<HelmRequest>,
     pub(super) additional: Vec<AdditionalImage>,
     pub(super) blocked: Vec<Pattern>,
 }
 
-pub(super) fn read(spec: &Content, target: Option<&Target>, faults: &mut Faults, warnings: &mut Vec<String>) -> Read {
+pub(super) fn read(
+    spec: &Content,
+    copied: Charts,
+    target: Option<&Target>,
+    faults: &mut Faults,
+    warnings: &mut Vec<String>,
+) -> Read {
     let releases = spec.platform.as_ref().and_then(|platform| release::read(platform, faults));
     let helm = spec.helm.as_ref();
     let platform = spec.platform.as_ref();
@@ -34,14 +44,7 @@ pub(super) fn read(spec: &Content, target: Option<&Target>, faults: &mut Faults,
         );
     }
     let catalogs = operators::read(&spec.operators, faults, warnings);
-    if let Some(helm) = helm.filter(|_| charts) {
-        check_helm(helm, faults);
-        faults.unsupported(
-            "spec.mirror.helm",
-            "Helm charts are not supported by this version yet: leave `helm` out and list their images in `additionalImages` for \
-             now",
-        );
-    }
+    let helm = helm.and_then(|helm| helm::read(helm, copied, faults, warnings));
     if !spec.samples.is_empty() {
         warnings.push("spec.mirror.samples has no effect, as in oc-mirror: it can be left out".to_owned());
     }
@@ -51,7 +54,7 @@ pub(super) fn read(spec: &Content, target: Option<&Target>, faults: &mut Faults,
     for (index, message) in compiled.into_iter().enumerate().filter_map(|(index, found)| Some((index, found.err()?))) {
         faults.invalid(format!("spec.mirror.blockedImages[{index}].name"), message);
     }
-    Read { releases, catalogs, additional, blocked }
+    Read { releases, catalogs, helm, additional, blocked }
 }
 
 fn additional(
@@ -166,25 +169,4 @@ pub(super) fn image(field: &str, text: &str, faults: &mut Faults) -> Option<Refe
 
 pub(super) fn platforms(entries: &[api::PlatformFilter]) -> BTreeSet<Platform> {
     entries.iter().map(|entry| Platform { os: entry.os.clone(), architecture: entry.architecture.clone() }).collect()
-}
-
-fn check_helm(helm: &api::Helm, faults: &mut Faults) {
-    if !helm.local.is_empty() {
-        faults.invalid(
-            "spec.mirror.helm.local",
-            "charts on disk cannot be read here: use `repositories`, with an https:// or oci:// address",
-        );
-    }
-    for (index, repository) in helm.repositories.iter().enumerate() {
-        let address = url::Url::parse(&repository.url);
-        if !address.is_ok_and(|url| matches!(url.scheme(), "http" | "https" | "oci") && url.host().is_some()) {
-            faults.invalid(
-                format!("spec.mirror.helm.repositories[{index}].url"),
-                format!(
-                    "`{}` is not the address of a chart repository: write https://HOST/PATH or oci://HOST/PATH",
-                    repository.url
-                ),
-            );
-        }
-    }
 }

@@ -3,7 +3,10 @@
 use serde_json::json;
 use url::Url;
 
-use super::{BootImage, CatalogRequest, ReleaseChoice, ReleaseRequest, Request, Versions};
+use super::{
+    BootImage, CatalogRequest, ChartPlace, Constraint, HelmRequest, ImagePath, ReleaseChoice, ReleaseRequest, Request,
+    Versions,
+};
 use crate::catalog::{Pick, Range};
 use crate::oci::Digest;
 
@@ -29,6 +32,7 @@ impl Request {
             "1",
             self.releases.as_ref().map(releases),
             self.catalogs.iter().map(catalog).collect::<Vec<_>>(),
+            self.helm.as_ref().map(charts),
             additional,
             blocked,
             [
@@ -88,4 +92,21 @@ fn releases(request: &ReleaseRequest) -> serde_json::Value {
     let platforms: Vec<_> = request.platforms.iter().map(|p| [&p.os, &p.architecture]).collect();
     let boot_images: Vec<_> = request.boot_images.iter().map(|image| BootImage::as_str(*image)).collect();
     json!([choice, request.architectures, platforms, boot_images, request.graph])
+}
+
+fn charts(request: &HelmRequest) -> serde_json::Value {
+    let repositories = request.repositories.iter().map(|repository| {
+        let place = match &repository.place {
+            ChartPlace::Http(url) => json!(url.as_str()),
+            ChartPlace::Oci { registry, path } => json!([registry, path]),
+        };
+        let charts = repository.charts.iter().map(|chart| {
+            let version = chart.version.as_ref().map(Constraint::as_str);
+            let paths: Vec<_> = chart.image_paths.iter().map(ImagePath::as_str).collect();
+            let platforms: Vec<_> = chart.platforms.iter().map(|p| [&p.os, &p.architecture]).collect();
+            json!([chart.name, version, paths, platforms, chart.values])
+        });
+        json!([repository.name, place, charts.collect::<Vec<_>>()])
+    });
+    json!([repositories.collect::<Vec<_>>(), request.charts])
 }

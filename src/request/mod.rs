@@ -12,13 +12,16 @@ use std::time::Duration;
 use url::Url;
 
 pub use crate::api::{
-    Attachments, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, PublishPolicy, ReleaseSignatures,
-    Removal, Tls,
+    Attachments, Charts, ConflictPolicy, Disruption, MirrorSourcePolicy, Mode, OutputPolicy, PublishPolicy,
+    ReleaseSignatures, Removal, Tls,
 };
 use crate::oci::{Platform, Reference, Registry, RepositoryPath, Tag};
 
 mod build;
+mod chart_version;
 mod content;
+mod helm;
+mod image_path;
 mod key;
 mod operators;
 mod pattern;
@@ -27,6 +30,9 @@ mod units;
 
 pub use build::{is_forced, request_token};
 pub use operators::CatalogRequest;
+pub use chart_version::{Constraint, loose};
+pub use helm::{ChartPlace, ChartRepository, ChartRequest, HelmRequest};
+pub use image_path::ImagePath;
 pub use release::{BootImage, MULTI, Product, ReleaseChannel, ReleaseChoice, ReleaseRequest, Versions};
 
 /// Whether a fault is a mistake or something that is not built yet.
@@ -294,6 +300,8 @@ pub struct Request {
     pub releases: Option<ReleaseRequest>,
     /// `operators`, in the user's order.
     pub catalogs: Vec<CatalogRequest>,
+    /// `helm`; none if it asks for no chart.
+    pub helm: Option<HelmRequest>,
     /// `additionalImages`, in the user's order.
     pub additional: Vec<AdditionalImage>,
     /// `blockedImages`, in the user's order.

@@ -15,11 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::build::Base;
 use crate::failure::{Failure, Reason};
-use crate::oci::{Content, Digest, Platform, Reference, RepositoryPath, Tag};
+use crate::oci::{Content, Digest, Platform, Reference, Repository, RepositoryPath, Tag};
 use crate::request::Product;
 
 use graph::{Graph, GraphKey};
 use operators::{CatalogKey, Selected, WantedCatalog};
+use helm::index::{ChartIndex, IndexKey};
+use helm::{Chart, ChartKey};
 use payload::{Payload, PayloadKey};
 use release::Release;
 
@@ -27,6 +29,7 @@ pub mod additional;
 pub mod graph;
 pub mod graph_image;
 pub mod operators;
+pub mod helm;
 pub mod payload;
 pub mod release;
 pub mod signature;
@@ -48,6 +51,12 @@ pub enum DocumentKey {
     Base(Reference),
     /// What is selected of a catalog.
     Catalog(CatalogKey),
+    /// The charts of a repository.
+    Charts(IndexKey),
+    /// The tags of a repository, all of them.
+    Tags(Repository),
+    /// A chart and what it renders to.
+    Chart(ChartKey),
 }
 
 /// Names the signatures of a payload.
@@ -76,6 +85,12 @@ pub enum Document {
     Base(Arc<Base>),
     /// Answer to [`DocumentKey::Catalog`].
     Catalog(Arc<Selected>),
+    /// Answer to [`DocumentKey::Charts`].
+    Charts(Arc<ChartIndex>),
+    /// Answer to [`DocumentKey::Tags`].
+    Tags(Arc<BTreeSet<String>>),
+    /// Answer to [`DocumentKey::Chart`].
+    Chart(Arc<Chart>),
 }
 
 /// What has been fetched so far; a failed key is an entry too.
@@ -140,6 +155,8 @@ pub enum OriginKind {
     Operator,
     /// An entry of `operators`: the catalog itself.
     Catalog,
+    /// `helm`.
+    Helm,
 }
 
 impl OriginKind {
@@ -151,6 +168,7 @@ impl OriginKind {
             Self::Graph => "graph",
             Self::Operator => "operator",
             Self::Catalog => "catalog",
+            Self::Helm => "helm",
         }
     }
 }
@@ -160,7 +178,8 @@ impl OriginKind {
 pub struct Origin {
     /// The kind of content.
     pub kind: OriginKind,
-    /// The entry, in the user's own words: the image as written, the channel, or the release.
+    /// The entry, in the user's own words: the image as written, the channel, the release, or the chart with its repository and
+    /// version.
     pub name: String,
 }
 

@@ -3,7 +3,7 @@
 use imageset_mirror::registry::Client;
 use imageset_mirror::request::Request;
 use imageset_mirror::state::{Memory, Place};
-use imageset_mirror::sync::{Cache, Copied, Copy, Sides, client_settings, resolve};
+use imageset_mirror::sync::{Cache, Copied, Copy, Helm, Sides, client_settings, resolve};
 
 use super::fake::error;
 use super::*;
@@ -43,6 +43,7 @@ impl Object {
             source: Arc::new(client(Side::Source)),
             target: Arc::new(client(Side::Target)),
             signature_keys: None,
+            helm: Helm::default(),
         };
         let place = Place::new(&world.target.registry(), None, "cluster", "ns", "name").unwrap();
         Self { world, request, sides, place, memory: Memory::default(), documents: Arc::default() }

@@ -213,9 +213,9 @@ fn the_chart_grants_what_the_manifests_grant() {
     assert!(committed.len() > 40, "{committed:#?}");
     assert_eq!(permissions(&rendered(&[])), committed);
 
-    let for_releases = permissions(&rendered(&["--set", "openshift=enabled,outputs.updateService=true"]));
-    let more: BTreeSet<String> = for_releases.difference(&committed).cloned().collect();
-    assert_eq!(more.len(), 8, "{more:#?}");
+    let all = "openshift=enabled,outputs.catalogSource=true,outputs.clusterCatalog=true,outputs.updateService=true";
+    let more: BTreeSet<String> = permissions(&rendered(&["--set", all])).difference(&committed).cloned().collect();
+    assert_eq!(more.len(), 16, "{more:#?}");
     assert_eq!(more, of_folder("config/openshift"));
     let off = "openshift=enabled,outputs.releaseSignatures=false";
     assert_eq!(permissions(&rendered(&["--set", off])), committed);

@@ -7,6 +7,7 @@ mod argocd_lua;
 mod arrives_bit_identical;
 mod catalogs_are_served;
 mod chart;
+mod charts_are_mirrored;
 mod check_command;
 mod cluster_without_openshift;
 mod command_line;

@@ -89,8 +89,8 @@ impl Upstream {
     pub fn named_in(&self, object: &mut Value, registry: &str) -> Result<()> {
         let source = object.pointer_mut("/spec/source").and_then(Value::as_object_mut);
         let source = source.ok_or_else(|| anyhow::anyhow!("the object has no source"))?;
-        let mirrors =
-            ["quay.io", "registry.access.redhat.com"].map(|host| json!({"source": host, "mirrors": [registry]}));
+        let mirrors = [HOST, "registry.access.redhat.com", crate::catalog::HOST]
+            .map(|host| json!({"source": host, "mirrors": [registry]}));
         for (key, value) in [
             ("overrides", json!(mirrors)),
             ("updateService", json!(format!("{}/graph", self.address))),

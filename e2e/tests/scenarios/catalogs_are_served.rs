@@ -3,19 +3,23 @@
 use std::process::{Command, Stdio};
 
 use e2e::catalog::{Catalog, HOST, LEFTOVER, Made, Package, Twist, WITHDRAWN, chain, entry};
+use e2e::gpg::Signer;
 use e2e::image::{Flavour, Remote};
-use e2e::interruption::walk_every_tag;
+use e2e::interruption::{patch, walk_every_tag};
 use e2e::operator::binary;
-use e2e::opm::{self, Access, CatalogImage};
+use e2e::opm::{self, Access, CatalogImage, Document};
 use e2e::process::RunFolder;
 use e2e::proxy::Proxy;
 use e2e::registry::{LoggedRequest, Options, Registry};
 use e2e::tools::say;
-use e2e::wait::LONG;
+use e2e::upstream::Upstream;
+use e2e::wait::{LONG, until_ready, until_reason};
+use e2e::world::{World, config_map};
 use serde_json::{Value, json};
 
 const INDEX: &str = "redhat/redhat-operator-index";
-/// The same in the target.
+const CERTIFIED: &str = "redhat/certified-operator-index";
+/// The first in the target.
 const MIRRORED: &str = "m/redhat/redhat-operator-index";
 
 /// Two packages: several channels, skips, a range and deprecations; JSON and YAML.
@@ -205,14 +209,14 @@ async fn judged(target: &Remote, made: &Made, entries: &[&str]) {
             }
         }
     }
-    complete(target, "m", made, entries).await;
+    complete(target, "m/", made, entries).await;
 }
 
 /// Every image of these entries is in the target, whole.
 async fn complete(target: &Remote, prefix: &str, made: &Made, entries: &[&str]) {
     for image in entries.iter().filter_map(|entry| entry.rsplit('/').next()).flat_map(|bundle| &made.bundles[bundle]) {
         let (repository, reference) = split(image);
-        let (repository, tag) = (format!("{prefix}/{repository}"), tag_of(reference));
+        let (repository, tag) = (format!("{prefix}{repository}"), tag_of(reference));
         let found = target.walk(&repository, &tag).await.unwrap_or_else(|error| panic!("{image}: {error:#}"));
         assert!(!reference.starts_with("sha256:") || found.root == reference, "{image} is {}", found.root);
     }
@@ -263,7 +267,7 @@ async fn a_catalog_that_is_wanted_as_it_is_stays_as_it_is() {
     let ran = ways.mirror(&whole).await;
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert_eq!(target.digest(MIRRORED, "v4.18").await.expect("an answer"), Some(made.digest.clone()));
-    complete(&target, "m", &made, &ENTRIES).await;
+    complete(&target, "m/", &made, &ENTRIES).await;
 }
 
 #[tokio::test]
@@ -329,7 +333,7 @@ async fn a_catalog_that_is_not_right_never_takes_the_place_of_what_is_served() {
         assert!(unresolved.contains(said), "{twist:?}: {unresolved}");
         assert_eq!(target.digest(MIRRORED, "v4.18").await.expect("an answer"), served, "{twist:?}");
     }
-    complete(&target, "m", &made, &SELECTED).await;
+    complete(&target, "m/", &made, &SELECTED).await;
 }
 
 #[tokio::test]
@@ -412,10 +416,74 @@ async fn the_catalog_in_the_target_never_lists_what_is_missing_whenever_the_copy
         proxy.release();
         walk_every_tag(&target).await.expect("every tag is whole");
         if target.digest(&format!("{prefix}/{INDEX}"), "v4.18").await.expect("an answer").is_some() {
-            complete(&target, &prefix, &made, &SELECTED).await;
+            complete(&target, &format!("{prefix}/"), &made, &SELECTED).await;
         } else {
             torn += 1;
         }
     }
     assert!(torn > 0, "no turn was cut off before the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_its_graph_two_catalogs_and_an_image_become_ready_once_the_last_of_all_is_there() {
+    if let Some(why) = Signer::unavailable() {
+        return say(&format!("SKIPPED: catalogs_are_served::a_release_its_graph, since {why}"));
+    }
+    let world = World::start().await.expect("the world starts");
+    let signer = tokio::task::block_in_place(|| Signer::new("releases <releases@example.com>")).expect("a key");
+    let upstream = Upstream::start(signer).expect("the services start");
+    let keys = config_map(world.namespace(), "release-keys", "keys.asc", &upstream.public_key().expect("a key"));
+    world.cluster.apply_all(&[keys]).await.expect("a ConfigMap");
+    let (source, target) = (world.source().expect("a client"), world.target().expect("a client"));
+    let releases = [upstream.release(&source, "4.18.1", &["etcd"]).await.expect("a release")];
+    upstream.channel("stable-4.18", &releases.iter().collect::<Vec<_>>());
+    upstream.base(&source).await.expect("a base");
+    let [web, data] = packages();
+    let whole = Catalog::of([web]).push(&source, INDEX, "v4.18").await.expect("a catalog");
+    let other = Catalog { architectures: vec!["amd64"], ..Catalog::of([data]) };
+    let torn = other.push(&source, CERTIFIED, "v4.18").await.expect("a catalog");
+    let (repository, digest) = split(&torn.bundles["data.v2.0.0"][1]);
+    let lost = source.manifest(repository, digest).await.expect("an answer").expect("it is there");
+    source.delete_manifest(repository, digest).await.expect("it is gone");
+
+    let mut object = world.image_set_mirror(world.namespace(), "all", &[]);
+    let range = json!({"name": "web", "channels": [{"name": "stable", "minVersion": "1.1.0"}]});
+    let all = json!({"name": "data", "minVersion": "1.1.1"});
+    object["spec"]["mirror"] = json!({
+        "platform": {"channels": [{"name": "stable-4.18"}], "graph": true},
+        "operators": [
+            {"catalog": format!("{HOST}/{INDEX}:v4.18"), "packages": [range]},
+            {"catalog": format!("{HOST}/{CERTIFIED}:v4.18"), "packages": [all]},
+        ],
+        "additionalImages": [{"name": "registry.access.redhat.com/ubi9/ubi:latest"}],
+    });
+    upstream.named_in(&mut object, &world.source_host).expect("a source");
+    object["spec"]["source"]["signatureKeys"] = json!({"name": "release-keys"});
+    object["spec"]["clusterResources"] =
+        json!({"releaseSignatures": {"policy": "Publish"}, "updateService": {"policy": "Publish"}});
+    world.apply(&object).await.expect("accepted");
+    let _operator = world.operator().await.expect("the operator starts");
+    let api = world.mirrors(world.namespace()).await.expect("a client");
+    let failed = until_reason(&api, "all", ("Ready", "False", "CopyFailed"), LONG).await.expect("all but one image");
+    let failures = failed.data["status"]["failures"].to_string();
+    assert!(failures.contains("SourceNotFound") && failures.contains(digest), "{failures}");
+    let entries = |documents: Vec<Document>| -> Vec<_> {
+        documents.into_iter().filter(|it| it.schema == "olm.bundle").map(|it| it.name).collect()
+    };
+    let served = async |repository: &str| {
+        let image = CatalogImage::pull(&target, repository, "v4.18", "amd64").await.expect("it is there");
+        image.validate().await.expect("opm takes it");
+        entries(image.as_catalogd().await.expect("catalogd takes it"))
+    };
+    assert_eq!(served(INDEX).await, ["web.v1.1.0", "web.v1.2.0"]);
+    assert_eq!(served(CERTIFIED).await, ["data.v1.1.1"]);
+    complete(&target, "", &whole, &SELECTED[1..]).await;
+
+    source.put_manifest_bytes(repository, "", &lost.media_type, lost.bytes).await.expect("it is back");
+    let request = json!({"metadata": {"annotations": {"mirror.openshift.io/requested-at": "again"}}});
+    patch(&api, "all", &request).await.expect("accepted");
+    until_ready(&api, "all", LONG).await.expect("Ready");
+    assert_eq!(served(CERTIFIED).await, ["data.v1.1.1", "data.v2.0.0"]);
+    complete(&target, "", &torn, &["data.v1.1.1", "data.v2.0.0"]).await;
+    walk_every_tag(&target).await.expect("every tag is whole");
 }

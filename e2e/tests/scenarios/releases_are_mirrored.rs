@@ -64,7 +64,8 @@ async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_re
 
     // With content that cannot be mirrored yet, nothing is.
     let mut more = object.clone();
-    more["spec"]["mirror"]["operators"] = json!([{"catalog": "registry.redhat.io/redhat/redhat-operator-index:v4.18"}]);
+    let charts = json!([{"name": "charts", "url": "https://charts.example.com", "charts": [{"name": "app", "version": "1.0.0"}]}]);
+    more["spec"]["mirror"]["helm"] = json!({"repositories": charts});
     world.apply(&more).await.expect("accepted");
     until(&api, "ocp", LONG, "stalled", |object| {
         condition(object, "Stalled").is_some_and(|stalled| stalled.reason == "UnsupportedContent")
@@ -72,7 +73,7 @@ async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_re
     .await
     .expect("stalled");
     assert_eq!(world.target().expect("a client").repositories().await.expect("a list"), [""; 0]);
-    let drop = json!({"spec": {"mirror": {"operators": null}}});
+    let drop = json!({"spec": {"mirror": {"helm": null}}});
     e2e::interruption::patch(&api, "ocp", &drop).await.expect("accepted");
     let ready = until_ready(&api, "ocp", LONG).await.expect("Ready");
 

@@ -61,6 +61,10 @@ impl Fetch for World {
             DocumentKey::GraphData => Document::GraphData(graph_data()),
             DocumentKey::Base(_) => Document::Base(Arc::new(base())),
             DocumentKey::Signatures(_) => Document::Signatures(Arc::new([])),
+            DocumentKey::Charts(_) | DocumentKey::Tags(_) | DocumentKey::Chart(_) => {
+                let message = "there is no chart repository here".to_owned();
+                return Err(Failure::permanent(Reason::SourceNotFound, message));
+            }
             DocumentKey::Catalog(key) => {
                 let message = format!("`{}` is not in the source registry", key.image);
                 return Err(Failure::permanent(Reason::SourceNotFound, message));

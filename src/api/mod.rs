@@ -18,10 +18,11 @@ pub mod schema;
 mod status;
 
 pub use image_set_mirror::{
-    Attachments, ByteRate, CatalogName, CatalogSourceOutput, Charts, ClusterCatalogOutput, ClusterResources, ConflictPolicy,
-    ContainerdHosts, CopyOptions, Disruption, HostSettings, ImageSetMirror, ImageSetMirrorSpec, KeyReference,
-    KeyRingReference, MirrorSetOutput, MirrorSourcePolicy, Mode, NameReference, OutputPolicy, Override, PublishPolicy,
-    ReleaseSignatures, ReleaseSignaturesOutput, Removal, Source, Target, Tls, UpdateServiceOutput, Verification,
+    Attachments, ByteRate, CatalogName, CatalogSourceOutput, Charts, ClusterCatalogOutput, ClusterResources,
+    ConflictPolicy, ContainerdHosts, CopyOptions, Disruption, HostSettings, ImageSetMirror, ImageSetMirrorSpec,
+    KeyReference, KeyRingReference, MirrorSetOutput, MirrorSourcePolicy, Mode, NameReference, OutputPolicy, Override,
+    PublishPolicy, ReleaseSignatures, ReleaseSignaturesOutput, Removal, Source, Target, Tls, UpdateServiceOutput,
+    Verification,
 };
 pub use status::{
     BytesProgress, CatalogStatus, FailedImage, HistoryEntry, HistoryOutcome, ImageProgress, ImageSetMirrorStatus,

@@ -169,6 +169,12 @@ fn people(plan: &Plan, copied: &Copied) -> String {
             line(item.destination.to_string(), warning);
         }
     }
+    for catalog in &copied.catalogs {
+        for left in &catalog.left_out {
+            let message = format!("without `{}`, since `{}` does not exist", left.bundle, left.image);
+            line(format!("catalog {}", catalog.source), &Failure::permanent(Reason::SourceNotFound, message));
+        }
+    }
     if let Some(failure) = &copied.state_failure {
         line("record of what was mirrored".to_owned(), failure);
     }

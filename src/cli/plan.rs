@@ -12,9 +12,10 @@ use super::{FAILED, PlanArgs, PlanOutput};
 use crate::copy::{Finding, Stop, Survey};
 use crate::failure::Failure;
 use crate::plan::{Content, Diff, Plan};
+use crate::resolve::operators::PackageSummary;
 use crate::resources::{Desired, Releases, Stored};
 use crate::state::Memory;
-use crate::sync::{Resolved, reports};
+use crate::sync::{CatalogReport, PlacedCatalog, Resolved, reports};
 
 /// The result for machines.
 #[derive(Serialize)]
@@ -28,6 +29,17 @@ struct Machine<'a> {
     missing_bytes: u64,
     present_bytes: u64,
     resources: &'a std::collections::BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    catalogs: Vec<MachineCatalog<'a>>,
+}
+
+/// A catalog, and what is selected of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MachineCatalog<'a> {
+    #[serde(flatten)]
+    about: CatalogReport,
+    content: &'a [PackageSummary],
 }
 
 /// What changes, for machines.
@@ -96,8 +108,15 @@ async fn surveyed(prepared: &Prepared, resolved: &Resolved, output: PlanOutput) 
             missing_bytes: survey.items.iter().map(|item| item.missing_bytes).sum(),
             present_bytes: survey.items.iter().map(|item| item.present_bytes).sum(),
             resources: &desired.manifests,
+            catalogs: reports(&resolved.catalogs)
+                .into_iter()
+                .zip(resolved.catalogs.iter())
+                .map(|(about, catalog)| MachineCatalog { about, content: &catalog.wanted.selected.packages })
+                .collect(),
         }),
-        PlanOutput::Table | PlanOutput::Mapping | PlanOutput::Dot => table(plan, &survey, added, removed, &desired),
+        PlanOutput::Table | PlanOutput::Mapping | PlanOutput::Dot => {
+            table(plan, &survey, added, removed, &desired) + &trees(&resolved.catalogs)
+        }
     };
     Ok((text, failed))
 }
@@ -213,6 +232,28 @@ fn table(plan: &Plan, survey: &Survey, added: usize, removed: usize, desired: &D
     }
     for note in &desired.notes {
         writeln!(text, "note: {}", note.message).ok();
+    }
+    text
+}
+
+/// What is selected of each catalog: its packages, their channels, and the versions in these.
+fn trees(catalogs: &[PlacedCatalog]) -> String {
+    let mut text = String::new();
+    for (catalog, about) in catalogs.iter().zip(reports(catalogs)) {
+        let (packages, bundles) = (counted(about.packages, "package"), counted(about.bundles, "bundle"));
+        let images = counted(about.images, "image");
+        // Writing to a String cannot fail.
+        writeln!(text, "\n{} -> {}: {packages}, {bundles}, {images}", about.source, about.target).ok();
+        for package in &catalog.wanted.selected.packages {
+            writeln!(text, "  {}", package.name).ok();
+            for channel in &package.channels {
+                let default = if channel.name == package.default_channel { " (default)" } else { "" };
+                writeln!(text, "    {}{default}: {}", channel.name, channel.versions.join(", ")).ok();
+            }
+        }
+        for note in &about.notes {
+            writeln!(text, "  note: {note}").ok();
+        }
     }
     text
 }

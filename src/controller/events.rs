@@ -96,8 +96,6 @@ reasons! {
     ReferenceInvalid: Warning,
     /// The spec cannot be carried out as it is.
     InvalidSpec: Warning,
-    /// The spec asks for content that this version cannot mirror.
-    UnsupportedContent: Warning,
     /// Another object owns a place in the target.
     DestinationConflict: Warning,
     /// Nothing arrived in the target for too long.
@@ -346,7 +344,6 @@ fn of_ready(reason: Reason) -> Option<EventReason> {
         Reason::InternalError => EventReason::InternalError,
         Reason::SignatureInvalid => EventReason::SignatureInvalid,
         Reason::InvalidSpec => EventReason::InvalidSpec,
-        Reason::UnsupportedContent => EventReason::UnsupportedContent,
         Reason::DestinationConflict => EventReason::DestinationConflict,
         Reason::ProgressDeadlineExceeded => EventReason::ProgressDeadlineExceeded,
         Reason::ContentMissing => EventReason::ContentMissing,

@@ -28,7 +28,7 @@ use crate::api::{FINALIZER, ImageSetMirror, ImageSetMirrorStatus, ResourceState}
 use crate::clock::Clock;
 use crate::copy::{Report, Trust};
 use crate::metrics::{Metrics, ObjectState, ReconcileResult};
-use crate::request::{Endpoints, Fault, FaultKind, Mode, Request};
+use crate::request::{Endpoints, Fault, Mode, Request};
 use crate::resources::Releases;
 
 /// How often the status follows a running sync.
@@ -272,7 +272,7 @@ impl Context {
         object.status = self.cluster.read_status(&namespace, &name).await?;
         let previous = self.known.with(&uid, |known| known.status.clone()).or_else(|| object.status.clone());
         let seen = self.seen(&object, &uid, None, None, String::new());
-        let fault = Fault { field: "spec".to_owned(), message: invalid.error.clone(), kind: FaultKind::Invalid };
+        let fault = Fault { field: "spec".to_owned(), message: invalid.error.clone() };
         let pass = Pass { ctx: self, object: &object, uid, previous, seen };
         let next = pass.next(&Observation::Invalid(vec![fault]), None);
         pass.write(next).await?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::node::{self, Node};
 use super::{Destination, Error, FileKind, Loaded, Problem, To, parse_as, problem};
 use crate::api::ImageSetMirror;
-use crate::request::{FaultKind, Request};
+use crate::request::Request;
 
 /// Key of the `ConfigMap` with a template.
 const TEMPLATE_KEY: &str = "catalogsource.yaml";
@@ -68,9 +68,7 @@ fn converted(text: &str, stem: &str, to: &Destination) -> Result<Converted, Vec<
     notes.extend(newest_below(&loaded));
     notes.sort();
     let faults = Request::of_file(&loaded.object).err().map(|invalid| invalid.faults).unwrap_or_default();
-    // What this version cannot do yet can be said all the same.
-    let wrong: Vec<_> = faults.into_iter().filter(|fault| fault.kind == FaultKind::Invalid).collect();
-    let problems = loaded.problems(&wrong);
+    let problems = loaded.problems(&faults);
     if problems.is_empty() { Ok(Converted { object: loaded.object, notes }) } else { Err(problems) }
 }
 

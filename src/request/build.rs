@@ -10,9 +10,9 @@ use url::Url;
 use super::content::{self, Read};
 use super::operators;
 use super::{
-    CATALOG_SOURCE_NAMESPACE, CatalogOutput, ClusterOutputs, CopyOptions, Endpoints, Fault, FaultKind, Identity,
-    Invalid, MirrorSetOutput, Override, PROGRESS_DEADLINE, Request, SHORTEST, SIGNATURE_KEYS_KEY, Source,
-    TRUST_BUNDLE_KEY, Target, UPDATE_SERVICE_NAMESPACE, UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, units,
+    CATALOG_SOURCE_NAMESPACE, CatalogOutput, ClusterOutputs, CopyOptions, Endpoints, Fault, Identity, Invalid,
+    MirrorSetOutput, Override, PROGRESS_DEADLINE, Request, SHORTEST, SIGNATURE_KEYS_KEY, Source, TRUST_BUNDLE_KEY,
+    Target, UPDATE_SERVICE_NAMESPACE, UPDATE_SERVICE_REPLICAS, UpdateServiceOutput, units,
 };
 use crate::api::schema::{self, Lists};
 use crate::api::{self, ImageSetMirror, MirrorSourcePolicy, OutputPolicy, Removal, Tls};
@@ -25,12 +25,7 @@ pub(super) struct Faults(pub(super) Vec<Fault>);
 impl Faults {
     /// Notes a mistake.
     pub(super) fn invalid(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Fault { field: field.into(), message: message.into(), kind: FaultKind::Invalid });
-    }
-
-    /// Notes something that is not built yet.
-    pub(super) fn unsupported(&mut self, field: &str, message: &str) {
-        self.0.push(Fault { field: field.to_owned(), message: message.to_owned(), kind: FaultKind::Unsupported });
+        self.0.push(Fault { field: field.into(), message: message.into() });
     }
 
     /// Parses `text`, noting the error as a mistake in `field`.
@@ -51,8 +46,7 @@ impl Faults {
         if let Some(schema) = schema::SCHEMA.pointer("/properties/spec") {
             schema::bounds(schema, &spec, "spec", lists, &mut found);
         }
-        let named: BTreeSet<String> =
-            self.0.iter().filter(|fault| fault.kind == FaultKind::Invalid).map(|fault| fault.field.clone()).collect();
+        let named: BTreeSet<String> = self.0.iter().map(|fault| fault.field.clone()).collect();
         for (field, message) in found {
             if !named.contains(&field) {
                 self.invalid(field, message);

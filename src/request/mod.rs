@@ -29,20 +29,11 @@ mod release;
 mod units;
 
 pub use build::{is_forced, request_token};
-pub use operators::CatalogRequest;
 pub use chart_version::{Constraint, loose};
 pub use helm::{ChartPlace, ChartRepository, ChartRequest, HelmRequest};
 pub use image_path::ImagePath;
+pub use operators::CatalogRequest;
 pub use release::{BootImage, MULTI, Product, ReleaseChannel, ReleaseChoice, ReleaseRequest, Versions};
-
-/// Whether a fault is a mistake or something that is not built yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FaultKind {
-    /// The value is wrong.
-    Invalid,
-    /// The value is right, but this version cannot do it.
-    Unsupported,
-}
 
 /// One thing that is wrong with a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +42,6 @@ pub struct Fault {
     pub field: String,
     /// What is wrong and what to write instead.
     pub message: String,
-    /// Mistake or missing feature.
-    pub kind: FaultKind,
 }
 
 impl fmt::Display for Fault {
@@ -81,13 +70,6 @@ impl fmt::Display for Invalid {
 }
 
 impl std::error::Error for Invalid {}
-
-impl Invalid {
-    /// True if nothing is wrong but that this version cannot do all of it.
-    pub fn only_unsupported(&self) -> bool {
-        self.faults.iter().all(|fault| fault.kind == FaultKind::Unsupported)
-    }
-}
 
 /// Names an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

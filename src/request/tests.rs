@@ -152,24 +152,6 @@ fn every_fault_is_found_at_once() {
 }
 
 #[test]
-fn kinds_that_are_not_built_yet_are_refused_once_each_with_a_sentence() {
-    let spec = with(
-        "mirror",
-        json!({
-            "platform": {"graph": true, "channels": [{"name": "stable-4.18"}]},
-            "operators": [{"catalog": "h/a:1"}, {"catalog": "h/b:1"}],
-            "helm": {"repositories": [{"name": "a", "url": "https://h/"}]},
-        }),
-    );
-    let invalid = Request::try_new(&object(spec)).unwrap_err();
-    assert!(invalid.only_unsupported());
-    let fields: Vec<_> = invalid.faults.iter().map(|fault| fault.field.as_str()).collect();
-    assert_eq!(fields, ["spec.mirror.operators"]);
-    assert!(invalid.faults.iter().all(|fault| fault.message.contains("not supported by this version yet")));
-    assert!(Request::try_new(&object(with("mirror/platform", json!({})))).is_ok());
-}
-
-#[test]
 fn images_that_would_meet_are_named_both() {
     let meeting = |first: Value, second: Value| with("mirror/additionalImages", json!([first, second]));
     let found =

@@ -19,17 +19,17 @@ use crate::oci::{Content, Digest, Platform, Reference, Repository, RepositoryPat
 use crate::request::Product;
 
 use graph::{Graph, GraphKey};
-use operators::{CatalogKey, Selected, WantedCatalog};
 use helm::index::{ChartIndex, IndexKey};
 use helm::{Chart, ChartKey};
+use operators::{CatalogKey, Selected, WantedCatalog};
 use payload::{Payload, PayloadKey};
 use release::Release;
 
 pub mod additional;
 pub mod graph;
 pub mod graph_image;
-pub mod operators;
 pub mod helm;
+pub mod operators;
 pub mod payload;
 pub mod release;
 pub mod signature;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use semver::Version;
+use serde::Serialize;
 
 use super::{
     DestinationRule, Document, DocumentKey, Documents, Item, ItemKey, LeftOut, Origin, OriginKind, PathRule, Source,
@@ -53,7 +54,8 @@ pub struct Needed {
 }
 
 /// A package, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PackageSummary {
     /// Its name.
     pub name: String,
@@ -66,7 +68,7 @@ pub struct PackageSummary {
 }
 
 /// A channel, for people.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ChannelSummary {
     /// Its name.
     pub name: String,

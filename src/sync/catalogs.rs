@@ -167,7 +167,9 @@ impl Copy<'_> {
                     }
                 }
             }
-            about.published = report.items.get(at).is_some_and(ItemReport::complete);
+            // What was left out of it does not count.
+            let whole = !about.left_out.is_empty() || is_whole(&catalog.wanted, plan, report);
+            about.published = whole && report.items.get(at).is_some_and(ItemReport::complete);
             told.push(about);
         }
         told
@@ -271,30 +273,39 @@ fn lacks_something(item: Option<&ItemReport>) -> bool {
     failed.is_some_and(|failure| failure.reason == Reason::DependencyFailed)
 }
 
-/// The images of a catalog that do not exist, if there are any and everything else of it is in the target.
-fn missing<'a>(catalog: &'a WantedCatalog, plan: &Plan, report: &Report) -> Option<Vec<&'a Needed>> {
-    let mut outcomes: BTreeMap<&Reference, Fate<'_>> = BTreeMap::new();
+/// What each image of a catalog has come to. What is blocked is left out on purpose, and needs nothing.
+fn fates<'a>(
+    catalog: &'a WantedCatalog,
+    plan: &'a Plan,
+    report: &'a Report,
+) -> impl Iterator<Item = (&'a Needed, Fate<'a>)> {
+    let mut outcomes: BTreeMap<&Reference, &Outcome> = BTreeMap::new();
     for (item, ended) in plan.items.iter().zip(&report.items) {
-        let fate = || match &ended.outcome {
-            Outcome::Copied | Outcome::Present => Fate::Here,
-            Outcome::Failed(failure) => Fate::Missing(failure),
-            Outcome::Cancelled => Fate::Unknown,
-        };
         let named = item.asked.iter().filter(|asked| asked.origin.kind == OriginKind::Operator);
-        outcomes.extend(named.map(|asked| (&asked.named, fate())));
+        outcomes.extend(named.map(|asked| (&asked.named, &ended.outcome)));
     }
-    let mut missing = Vec::new();
-    for needed in &catalog.selected.images {
-        let fate = match catalog.unresolved.get(&needed.written) {
-            Some(failure) => Fate::Missing(failure),
-            // What is blocked is in no plan, and is left out on purpose.
-            None => outcomes.remove(&needed.image).unwrap_or(Fate::Here),
+    catalog.selected.images.iter().map(move |needed| {
+        let fate = match (catalog.unresolved.get(&needed.written), outcomes.get(&needed.image)) {
+            (Some(failure), _) | (None, Some(Outcome::Failed(failure))) => Fate::Missing(failure),
+            (None, Some(Outcome::Cancelled)) => Fate::Unknown,
+            (None, None | Some(Outcome::Copied | Outcome::Present)) => Fate::Here,
         };
+        (needed, fate)
+    })
+}
+
+/// True if every image of a catalog is in the target.
+fn is_whole(catalog: &WantedCatalog, plan: &Plan, report: &Report) -> bool {
+    fates(catalog, plan, report).all(|(_, fate)| matches!(fate, Fate::Here))
+}
+
+/// The images of a catalog that do not exist, if there are any and everything else of it is in the target.
+fn missing<'a>(catalog: &'a WantedCatalog, plan: &'a Plan, report: &'a Report) -> Option<Vec<&'a Needed>> {
+    let mut missing = Vec::new();
+    for (needed, fate) in fates(catalog, plan, report) {
         match fate {
             Fate::Here => {}
-            Fate::Missing(failure) if failure.reason == Reason::SourceNotFound && !failure.transient => {
-                missing.push(needed)
-            }
+            Fate::Missing(failure) if failure.reason == Reason::SourceNotFound && !failure.transient => missing.push(needed),
             Fate::Missing(_) | Fate::Unknown => return None,
         }
     }

@@ -312,26 +312,6 @@ async fn a_wait_ends_when_a_changed_spec_is_mirrored_and_not_before() {
 }
 
 #[tokio::test]
-async fn content_of_a_kind_that_is_not_built_is_refused_in_a_sentence_and_nothing_is_copied() {
-    let world = world().await;
-    let digest = push(world, "unsupported/app", "v1", 71).await;
-    let images = json!([{"name": format!("unsupported.example.com/unsupported/app@{digest}")}]);
-    let mut object = object(world, "unsupported", &images, &json!({}));
-    object["spec"]["mirror"]["operators"] = json!([{"catalog": "catalogs.example.com/index:v4.18"}]);
-    world.apply(&object).await.expect("the object is taken");
-    wait_for(world, "unsupported", "Stalled").await.ok().expect("kubectl wait returns");
-    let mirrors = world.mirrors(world.namespace()).await.expect("a client");
-    let found = mirrors.get("unsupported").await.expect("the object");
-    for (kind, status) in [("Ready", "False"), ("Stalled", "True")] {
-        let found = condition(&found, kind).expect("the condition is there");
-        assert_eq!((found.status.as_str(), found.reason.as_str()), (status, "UnsupportedContent"), "{found:?}");
-        assert!(found.message.contains("spec.mirror.operators"), "{found:?}");
-    }
-    let repositories = world.target().expect("a client").repositories().await.expect("a catalog");
-    assert!(repositories.iter().all(|name| !name.starts_with("unsupported/")), "{repositories:?}");
-}
-
-#[tokio::test]
 async fn what_the_readme_names_can_be_applied_as_it_is() {
     let world = world().await;
     for file in ["additional-images.yaml", "all-fields.yaml", "secrets.yaml"] {

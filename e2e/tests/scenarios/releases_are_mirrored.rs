@@ -62,19 +62,7 @@ async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_re
     object["spec"]["mirror"]["additionalImages"] = json!([{"name": "registry.access.redhat.com/ubi9/ubi:latest"}]);
     let api = world.mirrors(world.namespace()).await.expect("a client");
 
-    // With content that cannot be mirrored yet, nothing is.
-    let mut more = object.clone();
-    let charts = json!([{"name": "charts", "url": "https://charts.example.com", "charts": [{"name": "app", "version": "1.0.0"}]}]);
-    more["spec"]["mirror"]["helm"] = json!({"repositories": charts});
-    world.apply(&more).await.expect("accepted");
-    until(&api, "ocp", LONG, "stalled", |object| {
-        condition(object, "Stalled").is_some_and(|stalled| stalled.reason == "UnsupportedContent")
-    })
-    .await
-    .expect("stalled");
-    assert_eq!(world.target().expect("a client").repositories().await.expect("a list"), [""; 0]);
-    let drop = json!({"spec": {"mirror": {"helm": null}}});
-    e2e::interruption::patch(&api, "ocp", &drop).await.expect("accepted");
+    world.apply(&object).await.expect("accepted");
     let ready = until_ready(&api, "ocp", LONG).await.expect("Ready");
 
     let target = world.target().expect("a client");

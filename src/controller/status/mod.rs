@@ -242,7 +242,7 @@ impl Machine<'_> {
                 let sync = self.sync();
                 sync.consecutive_failures = 0;
                 sync.next_time = None;
-                let (reason, message) = words::invalid(faults);
+                let (reason, message) = (Reason::InvalidSpec, words::invalid(faults));
                 Content::Stalled { reason, message }
             }
             Observation::Waiting { reason, message } => match self.recall() {

@@ -116,8 +116,6 @@ names! {
         SignaturesSkipped,
         /// The spec contradicts itself or cannot be understood.
         InvalidSpec,
-        /// The spec asks for content that this version cannot mirror.
-        UnsupportedContent,
         /// Another, older object wants other content at the same place.
         DestinationConflict,
         /// No image and no byte arrived for `spec.progressDeadline`.
@@ -188,7 +186,6 @@ impl Reason {
         matches!(
             self,
             Self::InvalidSpec
-                | Self::UnsupportedContent
                 | Self::SignatureInvalid
                 | Self::DestinationConflict
                 | Self::Conflict
@@ -198,7 +195,7 @@ impl Reason {
 
     /// A verdict on the spec alone, which goes when the spec is found valid.
     pub(crate) fn is_about_the_spec(self) -> bool {
-        matches!(self, Self::InvalidSpec | Self::UnsupportedContent)
+        self == Self::InvalidSpec
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::api::{CatalogStatus, ReleasePart, ReleaseStatus, ResourceState, limits};
 use crate::failure::{Failure, Reason as Cause, Side};
-use crate::request::{Fault, FaultKind};
+use crate::request::Fault;
 
 use super::*;
 
@@ -471,24 +471,22 @@ fn an_interrupted_sync_is_told_and_goes_on() {
 
 #[test]
 fn every_fault_of_a_spec_is_in_the_message() {
-    let fault = |field: &str, kind| Fault { field: field.to_owned(), message: "not right".to_owned(), kind };
+    let fault = |field: &str| Fault { field: field.to_owned(), message: "not right".to_owned() };
     let mut story = Story::complete();
     story.seen.generation = 2;
     story.seen.key = String::new();
-    let faults = vec![fault("spec.a", FaultKind::Invalid), fault("spec.b", FaultKind::Unsupported)];
+    let faults = vec![fault("spec.a"), fault("spec.b")];
     story.see(70, &Observation::Invalid(faults), None);
     story.is(&["Ready=False/InvalidSpec", "Stalled=True/InvalidSpec"]);
     row!("invalid_spec", story);
-    story.see(71, &Observation::Invalid(vec![fault("spec.b", FaultKind::Unsupported)]), None);
-    story.is(&["Ready=False/UnsupportedContent", "Stalled=True/UnsupportedContent"]);
     // Put back as it was: complete at once.
     story.seen.generation = 3;
     story.seen.key = "key-1".to_owned();
     story.see(72, &Observation::Idle, Some(&output(ResourceState::Applied)));
     story.is(&["Ready=True/Succeeded"]);
-    // A newer version of the operator can do what an older one could not.
+    // A newer version of the operator can take what an older one did not.
     let mut story = Story::new();
-    story.see(1, &Observation::Invalid(vec![fault("spec.b", FaultKind::Unsupported)]), None);
+    story.see(1, &Observation::Invalid(vec![fault("spec.b")]), None);
     story.see(2, &Observation::Idle, None);
     story.is(&["Ready=Unknown/Progressing", "Reconciling=True/Resolving"]);
 }
@@ -799,7 +797,7 @@ fn result() -> impl Strategy<Value = SyncResult> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let fault = |kind| Fault { field: "spec".to_owned(), message: "no".to_owned(), kind };
+    let fault = Fault { field: "spec".to_owned(), message: "no".to_owned() };
     let stages = prop_oneof![Just(Stage::Resolving), Just(Stage::Planning), Just(Stage::Copying)];
     let plan = prop::option::of(prop_oneof![Just(planned(FIRST)), Just(planned(SECOND))]);
     // The key is put in when the event happens.
@@ -809,8 +807,7 @@ fn event() -> impl Strategy<Value = Event> {
     let ended = (result(), 0..50i64).prop_map(|(result, started)| finished("", started, started + 5, result));
     let waiting = Observation::Waiting { reason: WaitReason::SecretNotFound, message: "no".to_owned() };
     let observation = prop_oneof![
-        1 => Just(Observation::Invalid(vec![fault(FaultKind::Invalid)])),
-        1 => Just(Observation::Invalid(vec![fault(FaultKind::Unsupported)])),
+        1 => Just(Observation::Invalid(vec![fault])),
         1 => Just(waiting),
         2 => Just(Observation::Idle),
         2 => Just(Observation::Queued),

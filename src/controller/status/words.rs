@@ -2,18 +2,15 @@
 
 use crate::api::ResourceState;
 use crate::failure::{self, Side};
-use crate::request::{Fault, FaultKind};
+use crate::request::Fault;
 
 use super::observation::{Applied, FailedItem, FailedStage, Output, Planned};
 use super::reason::Reason;
 
-/// The verdict on a spec with faults.
-pub(super) fn invalid(faults: &[Fault]) -> (Reason, String) {
-    let unsupported = faults.iter().all(|fault| fault.kind == FaultKind::Unsupported);
-    let reason = if unsupported { Reason::UnsupportedContent } else { Reason::InvalidSpec };
+/// What is said of a spec with faults.
+pub(super) fn invalid(faults: &[Fault]) -> String {
     let list = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    let message = if faults.len() > 1 { format!("{} faults: {list}", faults.len()) } else { list };
-    (reason, message)
+    if faults.len() > 1 { format!("{} faults: {list}", faults.len()) } else { list }
 }
 
 /// What is being done.

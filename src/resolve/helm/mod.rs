@@ -3,7 +3,7 @@
 //! A chart appears in the target after all of its images: what can be installed from there is complete. A chart that cannot be
 //! had, or does not render, fails alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use semver::{Prerelease, Version};

@@ -15,13 +15,15 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use imageset_mirror::api::ImageSetMirror;
 use imageset_mirror::api::crd::crd_yaml;
-use imageset_mirror::build::{Base, BaseImage};
+use imageset_mirror::build::{self, Base, BaseImage};
+use imageset_mirror::catalog::{Loader, filter, related};
 use imageset_mirror::failure::{Failure, Reason};
 use imageset_mirror::file::{self, Destination, To};
 use imageset_mirror::oci::{Digest, RawManifest, media_type};
 use imageset_mirror::plan::Plan;
 use imageset_mirror::request::{ReleaseSignatures, Request};
 use imageset_mirror::resolve::graph::{Graph, GraphKey};
+use imageset_mirror::resolve::operators::{CatalogKey, Needed, Selected};
 use imageset_mirror::resolve::payload::{Component, Payload};
 use imageset_mirror::resolve::{Document, DocumentKey, Fetch};
 use imageset_mirror::sync::resolve_with;
@@ -31,7 +33,7 @@ use serde_json::{Value, json};
 const TO: &str = "mirror.lab.example:8443/ocp";
 
 /// Kinds of content that resolvers do not know yet.
-const WITHOUT_FILES: &[&str] = &["operators", "helm"];
+const WITHOUT_FILES: &[&str] = &["helm"];
 
 /// A channel's name, its versions, and the upgrades between them by number.
 type Channel<'a> = (&'a str, &'a [&'a str], &'a [(usize, usize)]);
@@ -65,10 +67,7 @@ impl Fetch for World {
                 let message = "there is no chart repository here".to_owned();
                 return Err(Failure::permanent(Reason::SourceNotFound, message));
             }
-            DocumentKey::Catalog(key) => {
-                let message = format!("`{}` is not in the source registry", key.image);
-                return Err(Failure::permanent(Reason::SourceNotFound, message));
-            }
+            DocumentKey::Catalog(key) => Document::Catalog(Arc::new(catalog(key))),
         })
     }
 }
@@ -108,13 +107,78 @@ fn graph_data() -> Bytes {
 }
 
 fn base() -> Base {
-    let config = Bytes::from_static(b"{}");
+    let labels = json!({"operators.operatorframework.io.index.configs.v1": "/configs"});
+    let config = json!({"os": "linux", "architecture": "amd64", "config": {"Labels": labels}});
+    let config = Bytes::from(config.to_string());
     let manifest = json!({
         "schemaVersion": 2, "mediaType": media_type::OCI_IMAGE, "layers": [],
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest::of(&config), "size": 2},
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest::of(&config), "size": config.len()},
     });
     let manifest = RawManifest::new(manifest.to_string().into(), media_type::OCI_IMAGE);
     Base { index: None, images: vec![BaseImage { manifest, config }] }
+}
+
+/// The bundles of the only catalog: package, version, and the digits that the digests of its images are made of.
+const BUNDLES: &[(&str, &str, &str, &str)] = &[
+    ("web-terminal", "1.0.0", "a", "5"),
+    ("web-terminal", "1.1.0", "b", "6"),
+    ("web-terminal", "1.2.0", "d", "7"),
+    ("tools", "0.1.0", "2", "f"),
+];
+
+/// The channels of the only catalog: package, channel, and the versions, each of which replaces the one before.
+const PACKAGE_CHANNELS: &[(&str, &str, &[&str])] = &[
+    ("web-terminal", "fast", &["1.0.0", "1.1.0", "1.2.0"]),
+    ("web-terminal", "slow", &["1.0.0"]),
+    ("tools", "stable", &["0.1.0"]),
+];
+
+/// The files of the only catalog, and of them what is selected.
+fn catalog(key: &CatalogKey) -> Selected {
+    let mut documents = vec![
+        json!({"schema": "olm.package", "name": "web-terminal", "defaultChannel": "fast"}),
+        json!({"schema": "olm.package", "name": "tools", "defaultChannel": "stable"}),
+    ];
+    for (package, channel, versions) in PACKAGE_CHANNELS {
+        let name = |version: &str| format!("{package}.v{version}");
+        let mut entries: Vec<_> = versions.iter().map(|version| json!({"name": name(version)})).collect();
+        for (entry, before) in entries.iter_mut().skip(1).zip(*versions) {
+            entry["replaces"] = json!(name(before));
+        }
+        documents.push(json!({"schema": "olm.channel", "package": package, "name": channel, "entries": entries}));
+    }
+    for (package, version, bundle, image) in BUNDLES {
+        let at = |repository: &str, digit: &str| format!("registry.redhat.io/{repository}@sha256:{}", digit.repeat(64));
+        let images = [
+            at(&format!("{package}/{package}-rhel9"), image),
+            at("openshift4/ose-kube-rbac-proxy:v4.19", "4"),
+            "quay.io/acme/helper:2".to_owned(),
+        ];
+        documents.push(json!({
+            "schema": "olm.bundle", "package": package, "name": format!("{package}.v{version}"),
+            "image": at(&format!("{package}/{package}-operator-bundle"), bundle),
+            "properties": [{"type": "olm.package", "value": {"packageName": package, "version": version}}],
+            "relatedImages": images.map(|image| json!({"name": "", "image": image})),
+        }));
+    }
+    let text: String = documents.iter().map(ToString::to_string).collect();
+    let mut loader = Loader::new(key.selection.named());
+    loader.file("catalog.json", text.as_bytes());
+    let (catalog, _) = loader.finish().unwrap();
+    let catalog = filter(catalog, &key.selection).unwrap().catalog;
+    let images = related(&catalog).unwrap().into_iter().map(|(written, related)| Needed {
+        written,
+        image: related.image,
+        bundles: related.bundles,
+        newest: related.newest,
+    });
+    let packed = || build::catalog::layer(&key.folder, &catalog.files()).unwrap();
+    Selected {
+        layer: (!key.selection.is_everything()).then(packed),
+        images: images.collect(),
+        packages: Vec::new(),
+        notes: Vec::new(),
+    }
 }
 
 fn configs() -> Vec<PathBuf> {
@@ -206,6 +270,8 @@ fn what_conversion_changes_is_said_and_nothing_else() {
         found,
         [
             "archive-size 3: archiveSize",
+            "catalog-target 9: mirror.operators[0].skipDependencies",
+            "catalog-target 10: mirror.operators[0].targetCatalogSourceTemplate",
             "release-up-to 6: mirror.platform.channels[0].maxVersion",
             "samples 6: mirror.samples",
         ]

@@ -70,10 +70,20 @@ fn entry(
         );
     }
     let selection = Selection::new(operator);
-    // The schema's own bounds tell the rest, each with its place.
-    let told = |error: &&SelectionError| matches!(error, SelectionError::RangeAtPackageAndChannel { .. });
-    for error in selection.as_ref().err().into_iter().flatten().filter(told) {
-        faults.invalid(format!("{field}.packages"), error.to_string());
+    for error in selection.as_ref().err().into_iter().flatten() {
+        match error {
+            SelectionError::InvalidVersion { package, text } => {
+                faults.invalid(place_of(&field, operator, package, text), error.to_string());
+            }
+            SelectionError::RangeAtPackageAndChannel { .. } => {
+                faults.invalid(format!("{field}.packages"), error.to_string());
+            }
+            // The schema's own bounds tell these, each with its place.
+            SelectionError::MissingPackageName { .. }
+            | SelectionError::MissingChannelName { .. }
+            | SelectionError::DuplicatePackage { .. }
+            | SelectionError::DuplicateChannel { .. } => {}
+        }
     }
     let named = named?;
     let (name, tag, digest) = Reference::split(&operator.catalog);
@@ -102,6 +112,27 @@ fn entry(
         template: operator.target_catalog_source_template.clone(),
         platforms: platforms(&operator.platforms),
     })
+}
+
+/// Where a bound of a package is written.
+fn place_of(field: &str, operator: &api::Operator, package: &str, text: &str) -> String {
+    let is = |bound: &Option<String>| bound.as_deref() == Some(text);
+    let bound = |field: String, min: &Option<String>, max: &Option<String>| match (is(min), is(max)) {
+        (true, _) => Some(format!("{field}.minVersion")),
+        (false, true) => Some(format!("{field}.maxVersion")),
+        (false, false) => None,
+    };
+    let mut places =
+        operator.packages.iter().enumerate().filter(|(_, known)| known.name == package).flat_map(|(index, known)| {
+            let field = format!("{field}.packages[{index}]");
+            let own = bound(field.clone(), &known.min_version, &known.max_version);
+            let channels = known.channels.iter().enumerate();
+            let channels = channels.filter_map(move |(index, channel)| {
+                bound(format!("{field}.channels[{index}]"), &channel.min_version, &channel.max_version)
+            });
+            own.into_iter().chain(channels)
+        });
+    places.next().unwrap_or_else(|| format!("{field}.packages"))
 }
 
 /// The default name of what shows a catalog to the cluster: the last component of its path, with what a label may not have
@@ -262,6 +293,10 @@ mod tests {
             (
                 json!([{"catalog": "q.test/i:1"}, {"catalog": "x.test/i:1"}]),
                 "operators[1]: `x.test/i:1` and operators[0]",
+            ),
+            (
+                json!([{"catalog": "q.test/i:1", "packages": [{"name": "p", "minVersion": "1.x"}]}]),
+                "operators[0].packages[0].minVersion: package `p`: `1.x` is not a version",
             ),
             (
                 json!([{"catalog": "q.test/i:1", "packages": [

@@ -305,7 +305,9 @@ fn missing<'a>(catalog: &'a WantedCatalog, plan: &'a Plan, report: &'a Report) -
     for (needed, fate) in fates(catalog, plan, report) {
         match fate {
             Fate::Here => {}
-            Fate::Missing(failure) if failure.reason == Reason::SourceNotFound && !failure.transient => missing.push(needed),
+            Fate::Missing(failure) if failure.reason == Reason::SourceNotFound && !failure.transient => {
+                missing.push(needed)
+            }
             Fate::Missing(_) | Fate::Unknown => return None,
         }
     }

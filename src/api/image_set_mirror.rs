@@ -496,7 +496,7 @@ pub struct CatalogName {
     /// The catalog as in `operators`.
     #[schemars(length(min = 1, max = 512))]
     pub catalog: String,
-    /// The name. Example: `redhat-operators`, once OperatorHub does not have that one any more.
+    /// The name. Example: `redhat-operators`, once `OperatorHub` does not have that one any more.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new(grammar::matches(grammar::LABEL)).message("not a name: write lower-case letters, digits and `-`"))]
     pub name: String,

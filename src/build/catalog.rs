@@ -80,8 +80,7 @@ pub fn on(base: &Base, platforms: &BTreeSet<Platform>) -> Result<Base, Failure> 
     let Ok(Manifest::Index { children, .. }) = index.parse() else { return Ok(base.clone()) };
     let is_wanted = |child: &Descriptor| child.platform.as_ref().is_some_and(|platform| platforms.contains(platform));
     let wanted: BTreeSet<_> = children.into_iter().filter(is_wanted).map(|child| child.digest).collect();
-    let images: Vec<_> =
-        base.images.iter().filter(|image| wanted.contains(&image.manifest.digest())).cloned().collect();
+    let images: Vec<_> = base.images.iter().filter(|image| wanted.contains(image.manifest.digest())).cloned().collect();
     if images.is_empty() {
         let names: Vec<_> =
             platforms.iter().map(|platform| format!("{}/{}", platform.os, platform.architecture)).collect();

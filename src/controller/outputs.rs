@@ -57,7 +57,7 @@ impl Owner<'_> {
     }
 }
 
-/// What a finished sync has to say.
+/// What a finished sync has to say, or one that only planned: then all of it counts as there.
 pub(super) struct Content<'a> {
     /// What is wanted.
     pub(super) plan: &'a Plan,
@@ -205,20 +205,11 @@ impl Outputs {
                 tracing::info!(%object, "mirror set deleted");
             }
         }
-        for held in &desired.held {
-            self.metrics.applied(held.object.kind.kind(), ApplyResult::Refused);
-        }
-        for conflict in &desired.conflicts {
-            self.metrics.applied(about(conflict).0.kind.kind(), ApplyResult::Refused);
-        }
+        self.count_refused(&desired);
         describe(&desired, &mut outputs);
         if let Some(rollout) = snapshot.rollout() {
-            tracing::info!(
-                namespace = identity.namespace,
-                name = identity.name,
-                rollout,
-                "nodes take over mirror sets"
-            );
+            let (namespace, name) = (&identity.namespace, &identity.name);
+            tracing::info!(namespace, name, rollout, "nodes take over mirror sets");
         }
         let rules = rules_for_digests(request, &desired, rules);
         let releases = decided.statuses(&released, rules.as_ref());
@@ -227,6 +218,13 @@ impl Outputs {
             notes,
             releases: Some(releases),
         })
+    }
+
+    fn count_refused(&self, desired: &Desired) {
+        let held = desired.held.iter().map(|held| held.object.kind);
+        for kind in held.chain(desired.conflicts.iter().map(|conflict| about(conflict).0.kind)) {
+            self.metrics.applied(kind.kind(), ApplyResult::Refused);
+        }
     }
 
     /// What is known of the outputs if they could not be looked at: what was there before, and what went wrong.
@@ -427,14 +425,12 @@ impl Outputs {
         cluster: &Cluster,
         events: &Publisher,
         owner: Owner<'_>,
-        plan: &Plan,
-        releases: &Releases,
-        catalogs: &[CatalogReport],
+        content: &Content<'_>,
         survey: &Survey,
     ) -> Result<(), Error> {
-        let manifests = self.planned_manifests(cluster, owner, plan, releases, catalogs).await?;
+        let manifests = self.planned_manifests(cluster, owner, content).await?;
         let taken = manifests.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let lines = parts(&planned_lines(plan, survey), taken);
+        let lines = parts(&planned_lines(content.plan, survey), taken);
         publish(cluster, events, owner, "plan", &lines, manifests).await
     }
 
@@ -442,16 +438,14 @@ impl Outputs {
         &self,
         cluster: &Cluster,
         owner: Owner<'_>,
-        plan: &Plan,
-        releases: &Releases,
-        catalogs: &[CatalogReport],
+        content: &Content<'_>,
     ) -> Result<BTreeMap<String, String>, Error> {
         let request = owner.request;
+        let Content { plan, verified, releases, catalogs } = content;
         let (catalogs, _) = extra_outputs::catalogs(cluster, owner, catalogs).await?;
         if !Self::wants(request) && !extra_outputs::wants(request, releases, &catalogs) {
             return Ok(BTreeMap::new());
         }
-        let verified = (0..plan.items.len()).collect();
         let identity = &request.identity;
         let stored = stored(&cluster.config_map(owner.object, &format!("{}-manifests", identity.name)).await?);
         let desired = Desired::new(&Inputs {
@@ -460,7 +454,7 @@ impl Outputs {
             outputs: &request.cluster,
             mode: Mode::Plan,
             plan,
-            verified: &verified,
+            verified,
             cluster: &cluster.snapshot(self.may(&identity.namespace)).await?,
             stored: &stored,
         });
@@ -471,7 +465,7 @@ impl Outputs {
             releases,
             catalogs: &catalogs,
             plan,
-            verified: &verified,
+            verified,
             cluster: &ExtraSnapshot::default(),
             stored: &stored,
         });
@@ -1185,9 +1179,9 @@ mod tests {
         let survey = Survey { items: vec![found] };
         let owner = world.owner();
         let outputs = &world.outputs;
-        let releases = Releases::default();
-        let published =
-            outputs.publish_plan(&world.cluster, &world.events, owner, &world.plan, &releases, &[], &survey).await;
+        let (verified, releases) = (BTreeSet::from([0]), Releases::default());
+        let content = Content { plan: &world.plan, verified, releases, catalogs: &[] };
+        let published = outputs.publish_plan(&world.cluster, &world.events, owner, &content, &survey).await;
         published.unwrap();
         let plan = format!("{MAPS}/set-plan-0");
         assert_eq!(world.server.writes(), [format!("PATCH {plan}")], "neither mirror sets nor their manifests");

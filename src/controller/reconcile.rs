@@ -494,7 +494,7 @@ impl Pass<'_> {
                 if kept.is_some() && !due {
                     return kept;
                 }
-                let written = self.write_outputs(owner, &done, report, kept).await;
+                let written = self.write_outputs(owner, done, report, kept).await;
                 let reported = ctx.outputs.publish_report(&ctx.cluster, &ctx.events, owner, plan, report).await;
                 // A report is for people; nothing is wrong with the object without it.
                 let again = told(request, reported).is_none();
@@ -505,11 +505,14 @@ impl Pass<'_> {
             }
             Deed::Surveyed(survey) => {
                 if kept.is_none() {
-                    let releases = Releases::of(&done.resolved.wanted, &done.resolved.plan);
+                    let content = Content {
+                        plan,
+                        verified: (0..plan.items.len()).collect(),
+                        releases: Releases::of(&done.resolved.wanted, plan),
+                        catalogs: &done.catalogs,
+                    };
                     let outputs = &ctx.outputs;
-                    let published = outputs
-                        .publish_plan(&ctx.cluster, &ctx.events, owner, plan, &releases, &done.catalogs, survey)
-                        .await;
+                    let published = outputs.publish_plan(&ctx.cluster, &ctx.events, owner, &content, survey).await;
                     let published = told(request, published);
                     self.compared(published.is_none());
                     self.keep(number, published.map(|()| Applied::default()).as_ref());

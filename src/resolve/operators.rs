@@ -107,7 +107,7 @@ pub fn step(requests: &[CatalogRequest], blocked: &[Pattern], documents: &Docume
     for request in requests {
         let origin = Origin { kind: OriginKind::Catalog, name: request.written.clone() };
         match read(request, documents) {
-            Read::Need(key) => drop(need.insert(key)),
+            Read::Need(key) => drop(need.insert(*key)),
             Read::Failed(mut failure) => {
                 if failure.reason == Reason::CatalogInvalid || failure.reason == Reason::PlatformMissing {
                     failure.message = format!("catalog `{}`: {}", request.written, failure.message);
@@ -131,7 +131,7 @@ pub fn step(requests: &[CatalogRequest], blocked: &[Pattern], documents: &Docume
 
 /// A catalog as far as documents tell.
 enum Read {
-    Need(DocumentKey),
+    Need(Box<DocumentKey>),
     Failed(Failure),
     Done(Found),
 }
@@ -148,14 +148,14 @@ fn read(request: &CatalogRequest, documents: &Documents) -> Read {
     let digest = match (request.named.digest(), documents.get(&tag)) {
         (Some(digest), _) | (None, Some(Ok(Document::Digest(digest)))) => digest.clone(),
         (None, Some(Err(failure))) => return Read::Failed(failure.clone()),
-        (None, _) => return Read::Need(tag),
+        (None, _) => return Read::Need(Box::new(tag)),
     };
     let repository = request.named.repository();
     let base = DocumentKey::Base(repository.at(digest.clone()));
     let base = match documents.get(&base) {
         Some(Ok(Document::Base(base))) => base,
         Some(Err(failure)) => return Read::Failed(failure.clone()),
-        _ => return Read::Need(base),
+        _ => return Read::Need(Box::new(base)),
     };
     let placed = build::catalog::on(base, &request.platforms)
         .and_then(|base| Ok((build::catalog::folder(&base)?, base)))
@@ -175,7 +175,7 @@ fn read(request: &CatalogRequest, documents: &Documents) -> Read {
             Read::Done(Found { digest, base: Arc::new(base), folder, selected: Arc::clone(selected) })
         }
         Some(Err(failure)) => Read::Failed(failure.clone()),
-        _ => Read::Need(key),
+        _ => Read::Need(Box::new(key)),
     }
 }
 

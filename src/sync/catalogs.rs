@@ -216,7 +216,7 @@ impl Copy<'_> {
         }
         // It was written here.
         let whole = loader.finish().map_err(|_unreadable| held("its content cannot be read again".to_owned()))?.0;
-        let left = leave_out(whole, &bundles).map_err(|error| held(format!("{}", chain(&error))))?;
+        let left = leave_out(whole, &bundles).map_err(|error| held(chain(&error)))?;
         let count = left.packages.values().map(|content| content.bundles.len()).sum();
         if count == 0 {
             return Err(held("nothing would be left of the catalog".to_owned()));
@@ -306,7 +306,7 @@ fn missing<'a>(catalog: &'a WantedCatalog, plan: &'a Plan, report: &'a Report) -
         match fate {
             Fate::Here => {}
             Fate::Missing(failure) if failure.reason == Reason::SourceNotFound && !failure.transient => {
-                missing.push(needed)
+                missing.push(needed);
             }
             Fate::Missing(_) | Fate::Unknown => return None,
         }

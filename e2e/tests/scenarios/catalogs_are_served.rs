@@ -6,7 +6,8 @@ use e2e::catalog::{Catalog, HOST, LEFTOVER, Made, Package, Twist, WITHDRAWN, cha
 use e2e::gpg::Signer;
 use e2e::image::{Flavour, Remote};
 use e2e::interruption::{patch, walk_every_tag};
-use e2e::operator::binary;
+use e2e::cluster::OpenShiftKind;
+use e2e::operator::{binary, repository};
 use e2e::opm::{self, Access, CatalogImage, Document};
 use e2e::process::RunFolder;
 use e2e::proxy::Proxy;
@@ -14,7 +15,7 @@ use e2e::registry::{LoggedRequest, Options, Registry};
 use e2e::tools::say;
 use e2e::upstream::Upstream;
 use e2e::wait::{LONG, until_ready, until_reason};
-use e2e::world::{World, config_map};
+use e2e::world::{Setup, World, config_map};
 use serde_json::{Value, json};
 
 const INDEX: &str = "redhat/redhat-operator-index";
@@ -429,7 +430,17 @@ async fn a_release_its_graph_two_catalogs_and_an_image_become_ready_once_the_las
     if let Some(why) = Signer::unavailable() {
         return say(&format!("SKIPPED: catalogs_are_served::a_release_its_graph, since {why}"));
     }
-    let world = World::start().await.expect("the world starts");
+    let world = World::start_with(Setup { kinds: OpenShiftKind::ALL.to_vec(), ..Setup::default() }).await;
+    let world = world.expect("the world starts");
+    let cluster = &world.cluster;
+    let namespaces = ["openshift-config-managed", "openshift-marketplace", "openshift-update-service"];
+    let namespaces = namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    cluster.apply_all(&namespaces).await.expect("namespaces");
+    let roles = repository().join("config/openshift").display().to_string();
+    cluster.kubectl(&["apply", "-k", &roles]).await.expect("kubectl").ok().expect("the roles");
+    let template = "apiVersion: operators.coreos.com/v1alpha1\nkind: CatalogSource\nspec: {displayName: Ours, priority: -5}\n";
+    let template = config_map(world.namespace(), "index-template", "catalogsource.yaml", template);
+    cluster.apply_all(&[template]).await.expect("a ConfigMap");
     let signer = tokio::task::block_in_place(|| Signer::new("releases <releases@example.com>")).expect("a key");
     let upstream = Upstream::start(signer).expect("the services start");
     let keys = config_map(world.namespace(), "release-keys", "keys.asc", &upstream.public_key().expect("a key"));
@@ -452,15 +463,17 @@ async fn a_release_its_graph_two_catalogs_and_an_image_become_ready_once_the_las
     object["spec"]["mirror"] = json!({
         "platform": {"channels": [{"name": "stable-4.18"}], "graph": true},
         "operators": [
-            {"catalog": format!("{HOST}/{INDEX}:v4.18"), "packages": [range]},
+            {"catalog": format!("{HOST}/{INDEX}:v4.18"), "packages": [range], "targetCatalogSourceTemplate": "index-template"},
             {"catalog": format!("{HOST}/{CERTIFIED}:v4.18"), "packages": [all]},
         ],
         "additionalImages": [{"name": "registry.access.redhat.com/ubi9/ubi:latest"}],
     });
     upstream.named_in(&mut object, &world.source_host).expect("a source");
     object["spec"]["source"]["signatureKeys"] = json!({"name": "release-keys"});
-    object["spec"]["clusterResources"] =
-        json!({"releaseSignatures": {"policy": "Publish"}, "updateService": {"policy": "Publish"}});
+    let apply = json!({"policy": "Apply"});
+    object["spec"]["clusterResources"] = json!({
+        "releaseSignatures": apply, "updateService": apply, "catalogSource": apply, "clusterCatalog": apply,
+    });
     world.apply(&object).await.expect("accepted");
     let _operator = world.operator().await.expect("the operator starts");
     let api = world.mirrors(world.namespace()).await.expect("a client");
@@ -478,12 +491,49 @@ async fn a_release_its_graph_two_catalogs_and_an_image_become_ready_once_the_las
     assert_eq!(served(INDEX).await, ["web.v1.1.0", "web.v1.2.0"]);
     assert_eq!(served(CERTIFIED).await, ["data.v1.1.1"]);
     complete(&target, "", &whole, &SELECTED[1..]).await;
+    let get = async |kind: &str, namespace: &str, name: &str| -> Value {
+        let args = ["get", kind, name, "--namespace", namespace, "--output", "json"];
+        let text = cluster.kubectl(&args).await.expect("kubectl").ok().expect("it is there");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let marketplace = "openshift-marketplace";
+    let image = async |repository: &str| {
+        let digest = target.digest(repository, "v4.18").await.expect("an answer").expect("it is there");
+        format!("{}/{repository}@{digest}", world.target_host)
+    };
+    let of_index = get("catalogsource", marketplace, "cs-redhat-operator-index").await;
+    let expected =
+        json!({"sourceType": "grpc", "image": image(INDEX).await, "displayName": "Ours", "priority": -5});
+    assert_eq!(of_index["spec"], expected);
+    let short = get("catalogsource", marketplace, "cs-certified-operator-index").await;
+    assert_eq!(short["spec"]["image"], json!(image(CERTIFIED).await));
+    let listed = get("clustercatalog", "", "cc-redhat-operator-index").await;
+    assert_eq!(listed["spec"]["source"]["image"]["ref"], json!(image(INDEX).await));
+    let told = &failed.data["status"]["mirrored"]["catalogs"];
+    let of = |index: usize| [&told[index]["published"], &told[index]["leftOut"], &told[index]["bundles"]];
+    assert_eq!(of(0), [&json!(true), &Value::Null, &json!(2)]);
+    assert_eq!(of(1), [&json!(true), &json!(1), &json!(1)]);
+    assert!(told[1]["message"].as_str().is_some_and(|text| text.contains("without data/data.v2.0.0")), "{told}");
 
     source.put_manifest_bytes(repository, "", &lost.media_type, lost.bytes).await.expect("it is back");
     let request = json!({"metadata": {"annotations": {"mirror.openshift.io/requested-at": "again"}}});
     patch(&api, "all", &request).await.expect("accepted");
-    until_ready(&api, "all", LONG).await.expect("Ready");
+    let ready = until_ready(&api, "all", LONG).await.expect("Ready");
     assert_eq!(served(CERTIFIED).await, ["data.v1.1.1", "data.v2.0.0"]);
+    let full = get("catalogsource", marketplace, "cs-certified-operator-index").await;
+    assert_eq!(full["spec"]["image"], json!(image(CERTIFIED).await));
+    assert_ne!(full["spec"]["image"], short["spec"]["image"]);
+    // Nothing of the other has changed, so nothing of it is written.
+    let untouched = get("catalogsource", marketplace, "cs-redhat-operator-index").await;
+    assert_eq!(untouched["metadata"]["resourceVersion"], of_index["metadata"]["resourceVersion"]);
+    let told = &ready.data["status"]["mirrored"]["catalogs"][1];
+    assert_eq!((&told["published"], &told["leftOut"]), (&json!(true), &Value::Null));
+    let service = get("updateservice", "openshift-update-service", "all").await;
+    assert!(service["spec"]["graphDataImage"].as_str().is_some_and(|image| image.contains("/openshift/graph-image@")));
+    let selector = "--selector=release.openshift.io/verification-signatures";
+    let args = ["get", "configmap", "--namespace", "openshift-config-managed", selector, "--output", "json"];
+    let signatures = cluster.kubectl(&args).await.expect("kubectl").ok().expect("a list");
+    assert!(signatures.contains(&releases[0].digest.replace(':', "-")), "{signatures}");
     complete(&target, "", &torn, &["data.v1.1.1", "data.v2.0.0"]).await;
     walk_every_tag(&target).await.expect("every tag is whole");
 }

@@ -3,10 +3,10 @@
 use std::process::{Command, Stdio};
 
 use e2e::catalog::{Catalog, HOST, LEFTOVER, Made, Package, Twist, WITHDRAWN, chain, entry};
+use e2e::cluster::OpenShiftKind;
 use e2e::gpg::Signer;
 use e2e::image::{Flavour, Remote};
 use e2e::interruption::{patch, walk_every_tag};
-use e2e::cluster::OpenShiftKind;
 use e2e::operator::{binary, repository};
 use e2e::opm::{self, Access, CatalogImage, Document};
 use e2e::process::RunFolder;
@@ -434,11 +434,13 @@ async fn a_release_its_graph_two_catalogs_and_an_image_become_ready_once_the_las
     let world = world.expect("the world starts");
     let cluster = &world.cluster;
     let namespaces = ["openshift-config-managed", "openshift-marketplace", "openshift-update-service"];
-    let namespaces = namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    let namespaces =
+        namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
     cluster.apply_all(&namespaces).await.expect("namespaces");
     let roles = repository().join("config/openshift").display().to_string();
     cluster.kubectl(&["apply", "-k", &roles]).await.expect("kubectl").ok().expect("the roles");
-    let template = "apiVersion: operators.coreos.com/v1alpha1\nkind: CatalogSource\nspec: {displayName: Ours, priority: -5}\n";
+    let template =
+        "apiVersion: operators.coreos.com/v1alpha1\nkind: CatalogSource\nspec: {displayName: Ours, priority: -5}\n";
     let template = config_map(world.namespace(), "index-template", "catalogsource.yaml", template);
     cluster.apply_all(&[template]).await.expect("a ConfigMap");
     let signer = tokio::task::block_in_place(|| Signer::new("releases <releases@example.com>")).expect("a key");
@@ -502,8 +504,7 @@ async fn a_release_its_graph_two_catalogs_and_an_image_become_ready_once_the_las
         format!("{}/{repository}@{digest}", world.target_host)
     };
     let of_index = get("catalogsource", marketplace, "cs-redhat-operator-index").await;
-    let expected =
-        json!({"sourceType": "grpc", "image": image(INDEX).await, "displayName": "Ours", "priority": -5});
+    let expected = json!({"sourceType": "grpc", "image": image(INDEX).await, "displayName": "Ours", "priority": -5});
     assert_eq!(of_index["spec"], expected);
     let short = get("catalogsource", marketplace, "cs-certified-operator-index").await;
     assert_eq!(short["spec"]["image"], json!(image(CERTIFIED).await));

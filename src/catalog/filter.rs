@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::channel::{Graph, GraphError};
-use super::{Blob, Catalog, Channel, Content, Deprecations, Pick, Range, Selection, VersionFault, nearest, version};
+use super::{
+    Blob, Catalog, Channel, Content, Deprecations, Pick, Range, Selection, Text, VersionFault, nearest, version,
+};
 
 /// What is left of a catalog.
 #[derive(Clone, Debug, Default)]
@@ -444,9 +446,9 @@ impl Blob {
     /// Writes the document anew.
     pub(super) fn edit(&mut self, change: impl FnOnce(&mut Value)) {
         // It was read as JSON before.
-        if let Ok(mut value) = serde_json::from_str(&self.json) {
+        if let Ok(mut value) = serde_json::from_str(&self.json.get()) {
             change(&mut value);
-            self.json = value.to_string();
+            self.json = Text::from(value.to_string());
         }
     }
 }

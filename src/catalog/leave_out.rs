@@ -160,7 +160,7 @@ mod tests {
         let [head, tail] = content.channels[0].entries.as_slice() else { panic!("{content:?}") };
         assert_eq!((head.replaces.as_str(), head.skips.as_slice()), ("p1", &["p2".to_owned(), "p0".to_owned()][..]));
         assert_eq!(tail.name, "p1");
-        let written: Value = serde_json::from_str(&content.channels[0].blob.json).unwrap();
+        let written: Value = serde_json::from_str(&content.channels[0].blob.json.get()).unwrap();
         assert_eq!(
             written["entries"][0],
             json!({"name": "p3", "replaces": "p1", "skips": ["p2", "p0"], "skipRange": "<1.3.0"})

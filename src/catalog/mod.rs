@@ -3,6 +3,7 @@
 //! Documents are kept as JSON texts with a typed view of what is looked at, so that nothing is lost that nobody here knows.
 //! What the filter cuts is written anew: the entries of a channel, the default channel of a package, deprecations.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ mod leave_out;
 mod read;
 mod related;
 mod selection;
+mod text;
 mod validate;
 mod version;
 
@@ -24,6 +26,7 @@ pub use leave_out::{LeaveOutError, leave_out};
 pub use read::{Loader, ReadError};
 pub use related::{BadImage, BundleName, Related, related};
 pub use selection::{Pick, PickedChannel, Selection, SelectionError};
+pub use text::Text;
 pub use validate::{Fault, validate};
 pub use version::{Bound, Range};
 
@@ -35,7 +38,7 @@ pub struct Blob {
     /// Its name; may be empty.
     pub name: String,
     /// The document, on one line.
-    pub json: String,
+    pub json: Text,
 }
 
 /// `olm.package`.
@@ -148,19 +151,19 @@ impl Content {
         self.bundles.iter().find(|bundle| bundle.blob.name == name)
     }
 
-    fn lines(&self) -> Vec<&str> {
-        fn sorted<'a>(blobs: impl Iterator<Item = &'a Blob>) -> impl Iterator<Item = &'a str> {
-            let mut blobs: Vec<_> = blobs.collect();
-            blobs.sort();
-            blobs.into_iter().map(|blob| blob.json.as_str())
-        }
+    fn lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
         sorted(self.packages.iter().map(|package| &package.blob))
             .chain(sorted(self.channels.iter().map(|channel| &channel.blob)))
             .chain(sorted(self.bundles.iter().map(|bundle| &bundle.blob)))
             .chain(sorted(self.others.iter()))
             .chain(sorted(self.deprecations.iter().map(|deprecations| &deprecations.blob)))
-            .collect()
     }
+}
+
+fn sorted<'a>(blobs: impl Iterator<Item = &'a Blob>) -> impl Iterator<Item = Cow<'a, str>> {
+    let mut blobs: Vec<_> = blobs.collect();
+    blobs.sort();
+    blobs.into_iter().map(|blob| blob.json.get())
 }
 
 /// A catalog.
@@ -175,26 +178,28 @@ pub struct Catalog {
 impl Catalog {
     /// One JSON document a line: by package its package, channels, bundles, other documents and deprecations, each by name;
     /// then what belongs to no package.
-    pub fn lines(&self) -> Vec<&str> {
-        let mut others: Vec<_> = self.others.iter().collect();
-        others.sort();
-        let others = others.into_iter().map(|blob| blob.json.as_str());
-        self.packages.values().flat_map(Content::lines).chain(others).collect()
+    pub fn lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.packages.values().flat_map(Content::lines).chain(sorted(self.others.iter()))
     }
 
     /// The files that the catalog is written as, by their path below its root: one for each package, and one for what
     /// belongs to none. The same catalog gives the same bytes.
     pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        let text = |lines: Vec<&str>| lines.into_iter().flat_map(|line| [line, "\n"]).collect::<String>().into_bytes();
+        fn text<'a>(lines: impl Iterator<Item = Cow<'a, str>>) -> Vec<u8> {
+            let mut text = String::new();
+            for line in lines {
+                text.push_str(&line);
+                text.push('\n');
+            }
+            text.into_bytes()
+        }
         let mut files: BTreeMap<_, _> = self
             .packages
             .iter()
             .map(|(name, content)| (format!("{name}/catalog.json"), text(content.lines())))
             .collect();
         if !self.others.is_empty() {
-            let mut others: Vec<_> = self.others.iter().collect();
-            others.sort();
-            files.insert("catalog.json".to_owned(), text(others.into_iter().map(|blob| blob.json.as_str()).collect()));
+            files.insert("catalog.json".to_owned(), text(sorted(self.others.iter())));
         }
         files
     }

@@ -13,7 +13,7 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Blob, Bundle, Catalog, Channel, Deprecation, Deprecations, Package, VersionFault, or_default};
+use super::{Blob, Bundle, Catalog, Channel, Deprecation, Deprecations, Package, Text, VersionFault, or_default};
 
 /// Why a file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -150,7 +150,12 @@ impl Loader {
             return Ok(());
         }
         let within = |error: serde_json::Error| format!("{} `{}`: {error}", head.schema, head.name);
-        let json = if self.texts { compact(raw) } else { String::new() };
+        let json = match (self.texts, &self.wanted) {
+            (false, _) => Text::from(String::new()),
+            (true, Some(_)) => Text::from(compact(raw)),
+            // Of everything there is, little is kept.
+            (true, None) => Text::packed(compact(raw)),
+        };
         let blob = Blob { schema: head.schema.clone(), name: head.name.clone(), json };
         if package.is_empty() {
             self.catalog.others.push(blob);

@@ -48,7 +48,7 @@ fn run_filter(args: &FilterArgs) -> Result<u8, Vec<String>> {
     warn(&filtered.unknown.iter().map(ToString::to_string).collect::<Vec<_>>());
     let mut text = String::new();
     for line in filtered.catalog.lines() {
-        text.push_str(line);
+        text.push_str(&line);
         text.push('\n');
     }
     let printed = print(&text);

@@ -106,7 +106,11 @@ pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Re
         from.graph_data.clone(),
     );
     let io = io.rendering(sides.helm.clone());
-    resolve_with(request, sides.signature_keys.as_deref(), io).await
+    let resolved = resolve_with(request, sides.signature_keys.as_deref(), io).await?;
+    if resolved.plan.failures.is_empty() {
+        cache.tidy();
+    }
+    Ok(resolved)
 }
 
 /// As [`resolve`], from documents that come from anywhere, and with these keys for signatures of releases.
@@ -272,7 +276,8 @@ impl Copy<'_> {
         let past = Past::new(&ledger, previous.as_deref());
         let mut report = self.engine(&self.made).run(plan, &past, observe, stop).await;
         let mut carried_out = Arc::clone(plan);
-        let catalogs = self.finish_catalogs(&mut carried_out, &mut report, &past, observe, stop).await;
+        let before = previous.as_deref();
+        let catalogs = self.finish_catalogs(&mut carried_out, &mut report, before, &past, observe, stop).await;
         let plan = &carried_out;
         let attachments = attachments(self.request) == Attachments::Copy;
         let now = (self.now)();

@@ -74,19 +74,25 @@ pub fn image(base: &Base, folder: &str, layer: &Layer) -> Result<Built, Failure>
 /// The platforms of an image that are asked for; all if none are.
 ///
 /// # Errors
-/// It has none of them.
+/// It does not have all of them.
 pub fn on(base: &Base, platforms: &BTreeSet<Platform>) -> Result<Base, Failure> {
     let (Some(index), false) = (&base.index, platforms.is_empty()) else { return Ok(base.clone()) };
     let Ok(Manifest::Index { children, .. }) = index.parse() else { return Ok(base.clone()) };
-    let is_wanted = |child: &Descriptor| child.platform.as_ref().is_some_and(|platform| platforms.contains(platform));
-    let wanted: BTreeSet<_> = children.into_iter().filter(is_wanted).map(|child| child.digest).collect();
-    let images: Vec<_> = base.images.iter().filter(|image| wanted.contains(image.manifest.digest())).cloned().collect();
-    if images.is_empty() {
+    let mut missing = platforms.clone();
+    let mut wanted = BTreeSet::new();
+    for Descriptor { platform, digest, .. } in children {
+        if let Some(platform) = platform.filter(|platform| platforms.contains(platform)) {
+            missing.remove(&platform);
+            wanted.insert(digest);
+        }
+    }
+    if !missing.is_empty() {
         let names: Vec<_> =
-            platforms.iter().map(|platform| format!("{}/{}", platform.os, platform.architecture)).collect();
-        let message = format!("its image has none of the platforms {}", names.join(", "));
+            missing.iter().map(|platform| format!("{}/{}", platform.os, platform.architecture)).collect();
+        let message = format!("its image has no {}", names.join(", "));
         return Err(Failure::permanent(Reason::PlatformMissing, message));
     }
+    let images = base.images.iter().filter(|image| wanted.contains(image.manifest.digest())).cloned().collect();
     Ok(Base { index: base.index.clone(), images })
 }
 

@@ -184,13 +184,13 @@ pub fn filter(catalog: Catalog, selection: &Selection) -> Result<Filtered, Vec<F
     let mut errors = Vec::new();
     let picks: BTreeMap<&str, &Pick> = selection.packages.iter().map(|pick| (pick.name.as_str(), pick)).collect();
     for name in picks.keys().filter(|name| !catalog.packages.contains_key(**name)) {
-        let nearest =
-            nearest(name, catalog.packages.keys().map(String::as_str)).into_iter().map(str::to_owned).collect();
+        let nearest = nearest(name, catalog.known.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
         unknown.push(Unknown { package: (*name).to_owned(), channel: None, nearest });
     }
     let mut packages = BTreeMap::new();
     let every = Pick::default();
-    for (name, content) in catalog.packages {
+    let mut catalog = catalog;
+    for (name, content) in std::mem::take(&mut catalog.packages) {
         let (pick, named) = match picks.get(name.as_str()) {
             Some(pick) => (*pick, true),
             None if picks.is_empty() => (&every, false),
@@ -206,7 +206,7 @@ pub fn filter(catalog: Catalog, selection: &Selection) -> Result<Filtered, Vec<F
     if !errors.is_empty() {
         return Err(errors);
     }
-    Ok(Filtered { catalog: Catalog { packages, others: catalog.others }, unknown })
+    Ok(Filtered { catalog: Catalog { packages, ..catalog }, unknown })
 }
 
 /// One package that is to be cut.

@@ -4,7 +4,7 @@
 //! What the filter cuts is written anew: the entries of a channel, the default channel of a package, deprecations.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use semver::Version;
@@ -173,6 +173,8 @@ pub struct Catalog {
     pub packages: BTreeMap<String, Content>,
     /// Documents that belong to no package.
     pub others: Vec<Blob>,
+    /// The names of all packages that were seen, kept or not.
+    pub known: BTreeSet<String>,
 }
 
 impl Catalog {
@@ -209,6 +211,13 @@ impl Catalog {
         self.packages.iter().flat_map(|(package, content)| {
             let package: Arc<str> = package.as_str().into();
             content.bundles.iter().map(move |bundle| bundle.named(&package))
+        })
+    }
+
+    /// Package and name of each channel.
+    pub fn channels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.packages.iter().flat_map(|(package, content)| {
+            content.channels.iter().map(move |channel| (package.as_str(), channel.blob.name.as_str()))
         })
     }
 

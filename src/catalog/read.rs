@@ -37,13 +37,21 @@ pub struct Loader {
     catalog: Catalog,
     warnings: Vec<ReadError>,
     errors: Vec<ReadError>,
+    /// Files that nothing is known of but their names.
+    unread: Vec<ReadError>,
 }
 
 impl Loader {
     /// Keeps these packages, and what belongs to none; everything if there are none.
     pub fn new(wanted: Option<BTreeSet<String>>) -> Self {
-        let wanted = wanted.map(Arc::new);
-        Self { wanted, texts: true, catalog: Catalog::default(), warnings: Vec::new(), errors: Vec::new() }
+        Self {
+            wanted: wanted.map(Arc::new),
+            texts: true,
+            catalog: Catalog::default(),
+            warnings: Vec::new(),
+            errors: Vec::new(),
+            unread: Vec::new(),
+        }
     }
 
     /// Keeps what is read of each document, and not its text: for a catalog that is not written again.
@@ -55,8 +63,7 @@ impl Loader {
     /// An empty one that keeps the same.
     #[must_use]
     pub fn beside(&self) -> Self {
-        let (wanted, texts) = (self.wanted.clone(), self.texts);
-        Self { wanted, texts, catalog: Catalog::default(), warnings: Vec::new(), errors: Vec::new() }
+        Self { wanted: self.wanted.clone(), texts: self.texts, ..Self::new(None) }
     }
 
     /// Takes in what another one has.
@@ -70,15 +77,16 @@ impl Loader {
             into.others.extend(content.others);
         }
         self.catalog.others.extend(other.catalog.others);
+        self.catalog.known.extend(other.catalog.known);
+        self.unread.extend(other.unread);
         self.warnings.extend(other.warnings);
         self.errors.extend(other.errors);
     }
 
-    /// Takes note of a file that could not be read at all; what it is about is told by its folder.
+    /// Takes note of a file that could not be read at all. It is an error of the catalog unless it lies in the folder of a package
+    /// that is not wanted.
     pub fn unreadable(&mut self, path: &str, why: &str) {
-        let error = ReadError { file: path.to_owned(), line: 1, message: why.to_owned() };
-        let list = if self.concerns(path, b"", &BTreeSet::new()) { &mut self.errors } else { &mut self.warnings };
-        list.push(error);
+        self.unread.push(ReadError { file: path.to_owned(), line: 1, message: why.to_owned() });
     }
 
     /// Takes in one file; `path` is below the root of the catalog.
@@ -97,7 +105,14 @@ impl Loader {
     ///
     /// # Errors
     /// All files that broke and matter.
-    pub fn finish(self) -> Result<(Catalog, Vec<ReadError>), Vec<ReadError>> {
+    pub fn finish(mut self) -> Result<(Catalog, Vec<ReadError>), Vec<ReadError>> {
+        for error in std::mem::take(&mut self.unread) {
+            // Only the folder of a package that is not wanted is known not to matter.
+            let folder = error.file.split_once('/').map(|(folder, _)| folder);
+            let wanted = |name: &str| self.wanted.as_ref().is_none_or(|wanted| wanted.contains(name));
+            let foreign = folder.is_some_and(|name| self.catalog.known.contains(name) && !wanted(name));
+            if foreign { &mut self.warnings } else { &mut self.errors }.push(error);
+        }
         if self.errors.is_empty() { Ok((self.catalog, self.warnings)) } else { Err(self.errors) }
     }
 
@@ -146,6 +161,9 @@ impl Loader {
         }
         let package = if head.schema == "olm.package" { &head.name } else { &head.package };
         seen.insert(package.clone());
+        if head.schema == "olm.package" {
+            self.catalog.known.insert(package.clone());
+        }
         if !package.is_empty() && self.wanted.as_ref().is_some_and(|wanted| !wanted.contains(package)) {
             return Ok(());
         }
@@ -403,6 +421,17 @@ mod tests {
                 Err(errors) => assert!(error && errors[0].file == path, "{errors:?}"),
                 Ok((_, warnings)) => assert!(!error && warnings[0].line == 4, "{warnings:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_file_of_which_only_the_name_is_known_matters_unless_its_folder_does_not() {
+        let text = r#"{"schema": "olm.package", "name": "b"}{"schema": "olm.package", "name": "a"}"#;
+        for (path, matters) in [("all.json", true), ("a/x", true), ("other/x", true), ("b/x", false)] {
+            let mut loader = Loader::new(Some(BTreeSet::from(["a".to_owned()])));
+            loader.unreadable(path, "too long");
+            loader.file("f", text.as_bytes());
+            assert_eq!(loader.finish().is_err(), matters, "{path}");
         }
     }
 

@@ -36,7 +36,9 @@ impl Text {
             Held::Packed(bytes) => {
                 let mut text = String::new();
                 // What was packed here is a text.
-                DeflateDecoder::new(&bytes[..]).read_to_string(&mut text).map_or(Cow::Borrowed(""), |_| Cow::Owned(text))
+                DeflateDecoder::new(&bytes[..])
+                    .read_to_string(&mut text)
+                    .map_or(Cow::Borrowed(""), |_| Cow::Owned(text))
             }
         }
     }

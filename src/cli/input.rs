@@ -156,7 +156,12 @@ fn narrow(only: &[ContentKind], object: &mut ImageSetMirror, wrong: &mut Wrong) 
         partial |= there;
         match kind {
             ContentKind::Release => content.platform = None,
-            ContentKind::Operators => content.operators.clear(),
+            ContentKind::Operators => {
+                content.operators.clear();
+                let resources = &mut object.spec.cluster_resources;
+                resources.catalog_source.names.clear();
+                resources.cluster_catalog.names.clear();
+            }
             ContentKind::Additional => content.additional_images.clear(),
             ContentKind::Helm => content.helm = None,
         }

@@ -119,7 +119,7 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
     let written = match &args.out {
         Some(directory) => {
             let releases = Releases::of(&resolved.wanted, plan);
-            let catalogs = shown(&copied.catalogs);
+            let catalogs = shown(&copied.catalogs, false);
             write_resources(directory, &prepared, plan, &releases, &catalogs, &copied.report, &before)
                 .and_then(|()| write_report(directory, &machine(plan, &copied, complete)))
         }
@@ -354,8 +354,9 @@ fn write_hosts(
     Ok(())
 }
 
-/// The catalogs for the cluster, with the templates that a file names by their paths.
-pub(super) fn shown(reports: &[CatalogReport]) -> Vec<Catalog> {
+/// The catalogs for the cluster, with the templates that a file names by their paths; all of them count as there if that is
+/// only planned.
+pub(super) fn shown(reports: &[CatalogReport], planned: bool) -> Vec<Catalog> {
     let template_at = |path: &str| {
         let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
         read.and_then(|text| template(&text).map(|_| Template::Text(text)))
@@ -364,6 +365,7 @@ pub(super) fn shown(reports: &[CatalogReport]) -> Vec<Catalog> {
         source: report.source.clone(),
         target: report.target.clone(),
         digest: report.target_digest.clone(),
+        published: report.published || planned,
         template: report.template.as_deref().map_or(Template::Plain, |path| {
             template_at(path).unwrap_or_else(|why| {
                 warn(&[format!("`targetCatalogSourceTemplate: {path}` is left out: {why}")]);

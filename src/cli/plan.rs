@@ -125,7 +125,7 @@ async fn surveyed(prepared: &Prepared, resolved: &Resolved, output: PlanOutput) 
 fn everything(prepared: &Prepared, resolved: &Resolved) -> Desired {
     let all = (0..resolved.plan.items.len()).collect();
     let releases = Releases::of(&resolved.wanted, &resolved.plan);
-    let catalogs = shown(&reports(&resolved.catalogs));
+    let catalogs = shown(&reports(&resolved.catalogs), true);
     published(prepared, &resolved.plan, &releases, &catalogs, &all, &Stored::default())
 }
 

@@ -9,7 +9,7 @@ use super::events::{EventNote, EventReason};
 use super::outputs::{Outputs, Owner, held_state};
 use super::recorder::Publisher;
 use super::status::Output;
-use crate::api::{ImageSetMirror, OutputPolicy, ResourceState, ResourceStatus};
+use crate::api::{ImageSetMirror, Mode, OutputPolicy, ResourceState, ResourceStatus};
 use crate::metrics::{ApplyResult, Drift};
 use crate::oci::Digest;
 use crate::request::{CATALOG_SOURCE_NAMESPACE, Identity, Request, UPDATE_SERVICE_NAMESPACE};
@@ -82,6 +82,7 @@ pub(super) async fn catalogs(
             source: report.source.clone(),
             target: report.target.clone(),
             digest: report.target_digest.clone(),
+            published: report.published || owner.request.mode == Mode::Plan,
             template,
         });
     }
@@ -238,7 +239,7 @@ impl Outputs {
             }
             // What is published and still in the cluster is one object of the status: what is in the cluster stays known.
             if let Some(told) = told {
-                outputs.retain(|known: &Output| known.name != told.name);
+                outputs.retain(|known: &Output| (&known.kind, &known.name) != (&told.kind, &told.name));
                 outputs.push(told);
             }
         }
@@ -345,7 +346,8 @@ pub(super) fn told(object: &Extra, fate: &Fate) -> Option<Output> {
             object,
             ResourceState::Conflict,
             format!(
-                "{} exists and was not written for this object: delete it, or set `clusterResources.conflictPolicy: Adopt`",
+                "{} exists and was not written for this object: delete it, give ours another name, or, unless it is another \
+                 ImageSetMirror's, set `clusterResources.conflictPolicy: Adopt`",
                 title()
             ),
         ),

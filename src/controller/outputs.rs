@@ -481,6 +481,7 @@ impl Outputs {
         owner: Owner<'_>,
         plan: &Plan,
         report: &Report,
+        catalogs: &[CatalogReport],
     ) -> Result<(), Error> {
         let identity = &owner.request.identity;
         if report.items.iter().all(|item| item.outcome == Outcome::Present) {
@@ -490,7 +491,8 @@ impl Outputs {
                 return Ok(());
             }
         }
-        publish(cluster, events, owner, "report", &parts(&report_lines(plan, report), 0), BTreeMap::new()).await
+        let lines = parts(&report_lines(plan, report, catalogs), 0);
+        publish(cluster, events, owner, "report", &lines, BTreeMap::new()).await
     }
 }
 
@@ -664,8 +666,8 @@ fn report_head(plan: &Plan, report: &Report) -> String {
     json!({"version": report.version, "target": report.target, "plan": plan.digest(), "failed": failed}).to_string()
 }
 
-/// A line that says what the report is about, one for each origin that was not resolved, one for each image.
-fn report_lines(plan: &Plan, report: &Report) -> Vec<String> {
+/// A line that says what the report is about, one for each catalog, for each origin that was not resolved, and for each image.
+fn report_lines(plan: &Plan, report: &Report, catalogs: &[CatalogReport]) -> Vec<String> {
     let unresolved = plan.failures.iter().map(|(origin, failure)| {
         json!({"source": origin.name, "outcome": {"failed": failure}, "stage": "Resolve"}).to_string()
     });
@@ -677,7 +679,8 @@ fn report_lines(plan: &Plan, report: &Report) -> Vec<String> {
         line.to_string()
     };
     let images = plan.items.iter().zip(&report.items).map(line);
-    std::iter::once(report_head(plan, report)).chain(unresolved).chain(images).collect()
+    let catalogs = catalogs.iter().map(|catalog| json!({"catalog": catalog}).to_string());
+    std::iter::once(report_head(plan, report)).chain(catalogs).chain(unresolved).chain(images).collect()
 }
 
 /// JSON lines in parts that fit into `ConfigMap`s, in the first of which `taken` bytes are taken. What does not fit is left out, and the last line says how much.
@@ -884,7 +887,7 @@ mod tests {
         async fn report(&self, outcome: Outcome) {
             let report = self.report_of(outcome);
             let published =
-                self.outputs.publish_report(&self.cluster, &self.events, self.owner(), &self.plan, &report).await;
+                self.outputs.publish_report(&self.cluster, &self.events, self.owner(), &self.plan, &report, &[]).await;
             published.unwrap();
         }
 

@@ -495,7 +495,9 @@ impl Pass<'_> {
                     return kept;
                 }
                 let written = self.write_outputs(owner, done, report, kept).await;
-                let reported = ctx.outputs.publish_report(&ctx.cluster, &ctx.events, owner, plan, report).await;
+                let outputs = &ctx.outputs;
+                let reported =
+                    outputs.publish_report(&ctx.cluster, &ctx.events, owner, plan, report, &done.catalogs).await;
                 // A report is for people; nothing is wrong with the object without it.
                 let again = told(request, reported).is_none();
                 let trouble = |applied: &Applied| applied.outputs.iter().any(|output| may_change(output.state));

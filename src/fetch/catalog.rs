@@ -11,10 +11,10 @@ use tokio::sync::Semaphore;
 
 use super::Source;
 use super::layers::{self, Entry, Found, Take, Wanted};
-use crate::build;
+use crate::build::{self, Base, BaseImage};
 use crate::catalog::{BundleName, Catalog, Content, Filtered, Loader, Selection, filter, related, validate};
 use crate::failure::{Failure, Reason};
-use crate::oci::{Descriptor, Manifest, Reference};
+use crate::oci::{Descriptor, Manifest, RawManifest, Reference, Repository};
 use crate::registry::By;
 use crate::resolve::operators::{CatalogKey, ChannelSummary, Needed, PackageSummary, Selected};
 
@@ -27,6 +27,15 @@ const TOLD: usize = 5;
 
 /// Catalogs that are read at the same time: one may hold the parts of 300 MB that are kept.
 static READING: Semaphore = Semaphore::const_new(1);
+
+/// What a published catalog offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offered {
+    /// Its bundles.
+    pub bundles: BTreeSet<BundleName>,
+    /// Its channels, each with its package.
+    pub channels: BTreeSet<(String, String)>,
+}
 
 /// What one entry is.
 enum Part {
@@ -44,35 +53,54 @@ impl Source {
         let found = self.files(&key.image, &key.folder, Loader::for_selection(&key.selection)).await?;
         let key = key.clone();
         let putting_together = tokio::task::spawn_blocking(move || {
+            // Whoever has asked may have gone by now; what is held here has not.
+            let _turn = turn;
             let (catalog, warnings) = put_together(&key.folder, found, &key.selection)?;
             select(&key, catalog, warnings)
         });
-        let selected = putting_together.await;
-        drop(turn);
-        selected
+        putting_together
+            .await
             .unwrap_or_else(|error| Err(invalid(format!("reading it panicked: {error}; please report this defect"))))
     }
 
-    /// The bundles of a catalog that was published; none if there is no such image.
+    /// What a catalog that was published offers; none if there is no such image.
     ///
     /// # Errors
     /// The registry cannot be asked, or what is there is no catalog.
-    pub async fn bundles(&self, published: &Reference) -> Result<Option<BTreeSet<BundleName>>, Failure> {
+    pub async fn offered(&self, published: &Reference) -> Result<Option<Offered>, Failure> {
         let repository = published.repository();
-        let by = published.tag().map(By::Tag).or_else(|| published.digest().map(By::Digest));
+        let by = published.digest().map(By::Digest).or_else(|| published.tag().map(By::Tag));
         let Some(by) = by else { return Ok(None) };
         let found = self.client.manifest(repository, by).await.map_err(|error| error.failure())?;
         let Some(top) = found else { return Ok(None) };
-        let base = self.base(&repository.at(top.digest().clone())).await?;
-        let folder = build::catalog::folder(&base)?;
-        let Some(image) = base.images.first() else { return Ok(None) };
+        let Some(image) = self.any_platform(repository, top).await? else { return Ok(None) };
+        let digest = image.manifest.digest().clone();
+        let folder = build::catalog::folder(&Base { index: None, images: vec![image] })?;
         let turn = READING.acquire().await;
         let everything = Selection { full: true, packages: Vec::new() };
         let loader = Loader::for_selection(&everything);
-        let found = self.files(&repository.at(image.manifest.digest().clone()), &folder, loader).await?;
+        let found = self.files(&repository.at(digest), &folder, loader).await?;
         let (catalog, _) = put_together(&folder, found, &everything)?;
         drop(turn);
-        Ok(Some(catalog.names().collect()))
+        let owned = |(package, channel): (&str, &str)| (package.to_owned(), channel.to_owned());
+        Ok(Some(Offered { bundles: catalog.names().collect(), channels: catalog.channels().map(owned).collect() }))
+    }
+
+    /// One platform of an image, whichever is there: all of them have the same files, and some may not have been copied.
+    async fn any_platform(&self, repository: &Repository, top: RawManifest) -> Result<Option<BaseImage>, Failure> {
+        let named = repository.at(top.digest().clone()).to_string();
+        let children = match top.parse() {
+            Ok(Manifest::Image { .. }) => return self.base_image(repository, top, &named).await.map(Some),
+            Ok(Manifest::Index { children, .. }) => build::images(children),
+            Err(error) => return Err(invalid(format!("`{named}`: {error}"))),
+        };
+        for child in children {
+            let found = self.client.manifest(repository, By::Digest(&child.digest)).await;
+            if let Some(manifest) = found.map_err(|error| error.failure())? {
+                return self.base_image(repository, manifest, &named).await.map(Some);
+            }
+        }
+        Ok(None)
     }
 
     async fn files(&self, image: &Reference, folder: &str, loader: Loader) -> Result<Vec<Found<Part>>, Failure> {
@@ -141,18 +169,18 @@ fn put_together(
         }
     }
     let mut loader = Loader::for_selection(selection);
+    let mut linked = BTreeSet::new();
     for (path, target) in links.into_iter().filter(|(path, _)| !is_ignored(path, &ignores)) {
         let own = target.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/'));
-        match own.and_then(|own| files.get(own)) {
+        match own {
             // What is ignored under its own name may be meant by another.
-            Some(linked) if own.is_some_and(|own| is_ignored(own, &ignores)) => loader.extend(linked.clone()),
-            Some(_) => {}
-            None if own.is_some_and(|own| files.keys().any(|path| within(path, own))) => {}
-            None => loader.unreadable(&path, &format!("it is a link to `/{target}`, which is no file of the catalog")),
+            Some(own) if files.contains_key(own) => drop(linked.insert(own.to_owned())),
+            Some(own) if has_folder(&files, own) => {}
+            _ => loader.unreadable(&path, &format!("it is a link to `/{target}`, which is no file of the catalog")),
         }
     }
     for (path, file) in files {
-        if !is_ignored(&path, &ignores) {
+        if !is_ignored(&path, &ignores) || linked.contains(&path) {
             loader.extend(file);
         }
     }
@@ -161,8 +189,10 @@ fn put_together(
     Ok((catalog, warnings.collect()))
 }
 
-fn within(path: &str, folder: &str) -> bool {
-    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+/// Whether a file lies below a folder.
+fn has_folder<T>(files: &BTreeMap<String, T>, folder: &str) -> bool {
+    let below = format!("{folder}/");
+    files.range(below.clone()..).next().is_some_and(|(path, _)| path.starts_with(&below))
 }
 
 fn rules(above: &str, bytes: &[u8]) -> Result<Gitignore, ignore::Error> {
@@ -214,10 +244,26 @@ fn select(key: &CatalogKey, catalog: Catalog, mut notes: Vec<String>) -> Result<
     let layer = if whole {
         None
     } else {
-        let packed = build::catalog::layer(&key.folder, &catalog.files());
+        let files = catalog.files();
+        reread(&files)?;
+        let packed = build::catalog::layer(&key.folder, &files);
         Some(packed.map_err(|error| invalid(format!("it cannot be packed: {error}")))?)
     };
     Ok(Selected { layer, images: images.collect(), packages: summary(&catalog), notes })
+}
+
+/// Reads files as whoever serves them will. What was cut was cut by what is looked at here; this is what was written.
+///
+/// # Errors
+/// They would not be served.
+pub(crate) fn reread(files: &BTreeMap<String, Vec<u8>>) -> Result<Catalog, Failure> {
+    let mut loader = Loader::new(None);
+    for (path, content) in files {
+        loader.file(path, content);
+    }
+    let (catalog, _) = loader.finish().map_err(|errors| told(&errors))?;
+    let faults = validate(&catalog);
+    if faults.is_empty() { Ok(catalog) } else { Err(told(&faults)) }
 }
 
 fn summary(catalog: &Catalog) -> Vec<PackageSummary> {

@@ -258,7 +258,7 @@ fn files<T>(stream: impl Read, wanted: &Wanted<T>) -> io::Result<Layer<T>> {
         if kind.is_dir() {
             continue;
         }
-        layer.above.covered.insert(path.clone());
+        let again = !layer.above.covered.insert(path.clone());
         let below = path.strip_prefix(&wanted.folder).and_then(|rest| rest.strip_prefix('/'));
         let Some(below) = below.map(str::to_owned) else { continue };
         let link = entry.link_name()?.map(|target| linked(parent, &target, kind.is_hard_link()));
@@ -269,7 +269,9 @@ fn files<T>(stream: impl Read, wanted: &Wanted<T>) -> io::Result<Layer<T>> {
             None => None,
         };
         // Of several entries with one name the last one counts.
-        layer.found.retain(|(known, _)| *known != below);
+        if again {
+            layer.found.retain(|(known, _)| *known != below);
+        }
         layer.found.extend(taken.map(|taken| (below, taken)));
     }
     Ok(layer)

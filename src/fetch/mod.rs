@@ -1,6 +1,6 @@
 //! The I/O edge of `resolve`: turns a document's key into a bounded document.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +16,8 @@ mod layers;
 mod release;
 mod render;
 
+pub use catalog::Offered;
+pub(crate) use catalog::reread;
 pub use render::{Bounds, Helm};
 
 /// The most documents that are remembered. Those of a release have 60 KiB.
@@ -26,12 +28,24 @@ const REMEMBERED: usize = 128;
 #[derive(Debug, Default)]
 pub struct Cache {
     documents: Mutex<BTreeMap<DocumentKey, Document>>,
+    /// What was asked for since the last time that what was not asked for was forgotten.
+    asked: Mutex<BTreeSet<DocumentKey>>,
     barren: layers::Barren,
 }
 
 impl Cache {
+    /// Forgets what nobody has asked for since this was done last: what was wanted once need not be wanted again.
+    pub fn tidy(&self) {
+        let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
+        self.lock().retain(|key, _| asked.contains(key));
+    }
+
     fn get(&self, key: &DocumentKey) -> Option<Document> {
-        self.lock().get(key).cloned()
+        let found = self.lock().get(key).cloned();
+        if found.is_some() {
+            self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        }
+        found
     }
 
     fn put(&self, key: &DocumentKey, document: &Document) {
@@ -42,8 +56,12 @@ impl Cache {
             (DocumentKey::Signatures(_), Document::Signatures(files)) => !files.is_empty(),
             _ => false,
         };
+        if !lasting {
+            return;
+        }
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
         let mut known = self.lock();
-        if lasting && (known.len() < REMEMBERED || known.contains_key(key)) {
+        if known.len() < REMEMBERED || known.contains_key(key) {
             known.insert(key.clone(), document.clone());
         }
     }
@@ -128,5 +146,30 @@ impl Source {
                     )))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::Base;
+
+    #[test]
+    fn what_is_not_asked_for_any_more_makes_room_for_what_is() {
+        let cache = Cache::default();
+        let key = |number: usize| DocumentKey::Base(format!("q.test/i:{number}").parse().unwrap());
+        let document = Document::Base(Arc::new(Base { index: None, images: Vec::new() }));
+        for number in 0..3 * REMEMBERED {
+            cache.put(&key(number), &document);
+            cache.tidy();
+        }
+        assert_eq!(cache.lock().len(), 1);
+        let last = key(3 * REMEMBERED - 1);
+        assert!(cache.get(&last).is_some());
+        cache.tidy();
+        assert!(cache.get(&last).is_some(), "it was asked for");
+        cache.tidy();
+        cache.tidy();
+        assert!(cache.get(&last).is_none());
     }
 }

@@ -109,7 +109,7 @@ impl Source {
         Ok(Base { index: Some(top), images })
     }
 
-    async fn base_image(
+    pub(super) async fn base_image(
         &self,
         repository: &Repository,
         manifest: RawManifest,

@@ -209,6 +209,22 @@ pub(super) fn check_names(
                 output.contested.insert(name);
             }
         }
+        let mut names: BTreeMap<String, &CatalogRequest> = BTreeMap::new();
+        for (index, catalog) in catalogs.iter().enumerate() {
+            let tag = catalog.target_tag.as_ref().or(catalog.named.tag()).map(Tag::as_str).unwrap_or_default();
+            let name = output.name(&catalog.written, catalog.path(), tag);
+            if let Some(first) = names
+                .insert(name.clone(), catalog)
+                .filter(|_| output.contested.iter().any(|base| name.starts_with(base)))
+            {
+                let message = format!(
+                    "`{}` and `{}` would both be the {kind} `{name}`: give one of them another name in `{list}`, or another \
+                     `targetCatalog`",
+                    first.written, catalog.written
+                );
+                faults.invalid(format!("spec.mirror.operators[{index}]"), message);
+            }
+        }
     }
 }
 
@@ -272,6 +288,13 @@ mod tests {
             text.contains("operators[1]: `q.test/redhat/i:v4.17` and `q.test/redhat/i:v4.18` would both be"),
             "{text}"
         );
+        let twice = json!([{"catalog": "q.test/a/i:v4"}, {"catalog": "q.test/b/i:v4"}]);
+        let object = json!({
+            "apiVersion": "mirror.openshift.io/v1alpha1", "kind": "ImageSetMirror", "metadata": {"name": "a"},
+            "spec": {"mirror": {"operators": twice}, "target": {"registry": "m.test"}},
+        });
+        let text = crate::request::Request::try_new(&serde_json::from_value(object).unwrap()).unwrap_err().to_string();
+        assert!(text.contains("would both be the CatalogSource `cs-i-v4`"), "{text}");
         let mut named = applied;
         named["catalogSource"]["names"] = json!([{"catalog": "q.test/redhat/i:v4.17", "name": "old"}]);
         assert!(request(&named).is_ok());

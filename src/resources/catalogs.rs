@@ -12,6 +12,7 @@ use super::extras::{Extra, ExtraInputs};
 use super::set::mark;
 use crate::api::openshift::{CatalogSource, CatalogSourceSpec, ClusterCatalog, ClusterCatalogSpec};
 use crate::oci::{Digest, Reference, Tag};
+use crate::plan::PlanItem;
 use crate::request::{CatalogOutput, ClusterOutputs, Identity};
 
 /// Which kind of object shows a catalog to the cluster.
@@ -61,6 +62,8 @@ pub struct Catalog {
     pub target: Reference,
     /// What is there, or is to be.
     pub digest: Digest,
+    /// True if it is there with every image that it lists.
+    pub published: bool,
     /// What its `CatalogSource` is made from.
     pub template: Template,
 }
@@ -92,9 +95,9 @@ pub(super) fn objects(inputs: &ExtraInputs<'_>, kind: CatalogKind, before: &[&Ex
     for catalog in inputs.catalogs {
         let name = catalog.name(inputs.outputs, kind);
         let known = || before.iter().find(|known| known.name() == name).map(|known| (*known).clone());
-        let there = inputs.plan.items.iter().zip(0..).any(|(item, index)| {
-            item.destination == catalog.target && item.digest == catalog.digest && inputs.verified.contains(&index)
-        });
+        let is = |item: &PlanItem| item.destination == catalog.target && item.digest == catalog.digest;
+        let at = inputs.plan.items.iter().position(is);
+        let there = catalog.published && at.is_some_and(|at| inputs.verified.contains(&at));
         let made = there.then(|| object(inputs.identity, inputs.outputs, kind, catalog, &name)).flatten();
         objects.extend(made.or_else(known).map(|object| again(object, inputs.identity, inputs.outputs)));
     }
@@ -182,6 +185,8 @@ pub fn template(text: &str) -> Result<Map<String, Value>, String> {
     if spec.contains_key("configMap") {
         return Err("it has a `configMap`, which a mirrored catalog does not: leave it out".to_owned());
     }
+    // The API server drops what is null, and would be asked for it again and again.
+    drop_nulls(&mut spec);
     for own in ["sourceType", "image", "address"] {
         spec.remove(own);
     }
@@ -193,4 +198,13 @@ pub fn template(text: &str) -> Result<Map<String, Value>, String> {
         }
     }
     Ok(spec)
+}
+
+fn drop_nulls(object: &mut Map<String, Value>) {
+    object.retain(|_, value| !value.is_null());
+    for value in object.values_mut() {
+        if let Value::Object(inner) = value {
+            drop_nulls(inner);
+        }
+    }
 }

@@ -16,7 +16,7 @@ use super::releases::{Release, Releases, position};
 use super::set::is_own;
 use super::{Access, HeldReason, signatures, update_service};
 use crate::api::openshift::{CatalogSource, ClusterCatalog, UpdateService};
-use crate::api::{ConflictPolicy, Mode, OutputPolicy, Removal};
+use crate::api::{ConflictPolicy, Mode, OWNER_REF_ANNOTATION, OutputPolicy, Removal};
 use crate::oci::Reference;
 use crate::plan::{Plan, PlanItem, TargetId};
 use crate::request::{ClusterOutputs, Identity};
@@ -161,6 +161,17 @@ impl Extra {
             }
             _ => false,
         }
+    }
+
+    /// True if it was written for an object, this one or another.
+    fn is_owned(&self) -> bool {
+        let annotations = match self {
+            Self::Signatures(map) => map.annotations(),
+            Self::UpdateService(service) => service.annotations(),
+            Self::CatalogSource(source) => source.annotations(),
+            Self::ClusterCatalog(catalog) => catalog.annotations(),
+        };
+        annotations.contains_key(OWNER_REF_ANNOTATION)
     }
 
     fn is_own(&self, identity: &Identity) -> bool {
@@ -317,13 +328,16 @@ impl Decision<'_> {
     fn catalogs(&self, kind: CatalogKind) -> Vec<Extra> {
         let inputs = self.inputs;
         let found = inputs.cluster.catalogs.iter().filter(|found| self.may_take(found));
-        let before: Vec<&Extra> =
-            found.chain(&inputs.stored.catalogs).filter(|known| known.kind() == kind.kind()).collect();
+        // What was published goes before what somebody has made of it.
+        let before = inputs.stored.catalogs.iter().chain(found).filter(|known| known.kind() == kind.kind());
+        let before: Vec<&Extra> = before.collect();
         catalogs::objects(inputs, kind, &before, self.removing)
     }
 
     fn may_take(&self, found: &Extra) -> bool {
-        found.is_own(self.inputs.identity) || self.inputs.outputs.conflict_policy == ConflictPolicy::Adopt
+        let adopt = self.inputs.outputs.conflict_policy == ConflictPolicy::Adopt;
+        // Two objects that take it from each other would never come to rest.
+        found.is_own(self.inputs.identity) || adopt && !found.is_owned()
     }
 
     /// What the cluster has under the name of an object.
@@ -352,7 +366,7 @@ impl Decision<'_> {
                 Some(found) if !self.may_take(found) => Fate::Conflict,
                 Some(found) => {
                     let adopted = !found.is_own(self.inputs.identity);
-                    Fate::Apply { changed: adopted || !object.is_met_by(found), adopted }
+                    Fate::Apply { changed: adopted || !object.is_met_by(found) || self.is_new(object), adopted }
                 }
                 None => Fate::Apply { changed: true, adopted: false },
             }
@@ -364,6 +378,12 @@ impl Decision<'_> {
                 (object, fate)
             })
             .collect()
+    }
+
+    /// True if something else was published for a catalog before: what that had and this has not has to go as well.
+    fn is_new(&self, object: &Extra) -> bool {
+        let stored = self.inputs.stored.catalogs.iter().find(|stored| same(stored, object));
+        stored.is_some_and(|stored| json!(stored) != json!(object))
     }
 
     /// Objects of ours in the cluster that nothing is wanted of there any more.

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Copy, Past};
 use crate::build::{self, Built};
-use crate::catalog::{BundleName, Loader, leave_out};
+use crate::catalog::{BundleName, leave_out};
 use crate::copy::{ItemReport, Observe, Outcome, Report, Stop};
 use crate::failure::{Failure, Reason, chain};
-use crate::fetch::{Cache, Source};
+use crate::fetch::{Cache, Offered, Source, reread};
 use crate::oci::{Content, Digest, Reference, Tag};
 use crate::plan::{Plan, PlanItem};
 use crate::resolve::operators::{Needed, WantedCatalog};
@@ -135,6 +135,7 @@ impl Copy<'_> {
         &self,
         plan: &mut Arc<Plan>,
         report: &mut Report,
+        before: Option<&Plan>,
         past: &Past<'_>,
         observe: &dyn Observe,
         stop: &Stop,
@@ -145,7 +146,7 @@ impl Copy<'_> {
             let is = |item: &PlanItem| item.destination == catalog.destination && item.digest == catalog.digest;
             let Some(at) = plan.items.iter().position(is) else { continue };
             if lacks_something(report.items.get(at)) && !stop.begun() {
-                match self.shortened(catalog, plan, report).await {
+                match self.shortened(catalog, plan, report, before).await {
                     Ok(None) => {}
                     Ok(Some(shortened)) => {
                         let (item, ended) = self.publish(catalog, &shortened, plan, at, past, observe, stop).await;
@@ -182,6 +183,7 @@ impl Copy<'_> {
         catalog: &PlacedCatalog,
         plan: &Plan,
         report: &Report,
+        before: Option<&Plan>,
     ) -> Result<Option<Shortened>, Failure> {
         let Some(missing) = missing(&catalog.wanted, plan, report) else { return Ok(None) };
         let bundles: BTreeSet<BundleName> = missing.iter().flat_map(|needed| needed.bundles.iter().cloned()).collect();
@@ -190,40 +192,69 @@ impl Copy<'_> {
             .flat_map(|needed| needed.bundles.iter().map(|bundle| (bundle.to_string(), needed.written.clone())))
             .map(|(bundle, image)| LeftOutBundle { bundle, image })
             .collect();
-        let (Some(first), Some(layer)) = (left_out.first(), &catalog.wanted.selected.layer) else { return Ok(None) };
+        let Some(first) = left_out.first() else { return Ok(None) };
         let held = |why: String| {
             let LeftOutBundle { bundle, image } = first;
-            let more = if missing.len() > 1 {
-                format!(", and {} more images are missing", missing.len() - 1)
-            } else {
-                String::new()
+            let more = match missing.len() {
+                0 | 1 => String::new(),
+                count => format!(", and {} more images are missing", count - 1),
             };
             let message = format!("`{bundle}` needs `{image}`, which is not in the source registry{more}: {why}");
             Failure::permanent(Reason::DependencyFailed, message)
         };
-        let target = Source::new(Arc::clone(&self.sides.target), Arc::new(Cache::default()));
-        let published = target.bundles(&catalog.destination).await?;
-        if let Some(served) = published.iter().flatten().find(|name| bundles.contains(name)) {
+        let Some(layer) = &catalog.wanted.selected.layer else {
+            return Err(held("name packages under `packages`, so that what lacks an image can be left out".to_owned()));
+        };
+        let offered = self.offered(catalog, before).await?;
+        if let Some(served) = offered.bundles.iter().find(|name| bundles.contains(name)) {
             return Err(held(format!(
                 "the catalog in the target has `{served}`, so it stays as it is until the image is back or the bundle is not \
                  selected any more"
             )));
         }
         let WantedCatalog { base, folder, .. } = &catalog.wanted;
-        let mut loader = Loader::new(None);
-        for (path, content) in build::catalog::files(folder, layer).map_err(|error| held(error.to_string()))? {
-            loader.file(&path, &content);
-        }
         // It was written here.
-        let whole = loader.finish().map_err(|_unreadable| held("its content cannot be read again".to_owned()))?.0;
+        let files = build::catalog::files(folder, layer).map_err(|error| held(error.to_string()))?;
+        let whole = reread(&files)?;
+        let owned = |(package, channel): (&str, &str)| (package.to_owned(), channel.to_owned());
+        let selected: BTreeSet<_> = whole.channels().map(owned).collect();
         let left = leave_out(whole, &bundles).map_err(|error| held(chain(&error)))?;
+        let kept: BTreeSet<_> = left.channels().map(owned).collect();
+        if let Some((package, channel)) = selected.difference(&kept).find(|gone| offered.channels.contains(gone)) {
+            return Err(held(format!(
+                "without it channel `{channel}` of package `{package}` would be gone, which the catalog in the target has; so that \
+                 stays as it is"
+            )));
+        }
         let count = left.packages.values().map(|content| content.bundles.len()).sum();
         if count == 0 {
             return Err(held("nothing would be left of the catalog".to_owned()));
         }
-        let layer = build::catalog::layer(folder, &left.files()).map_err(|error| held(error.to_string()))?;
+        let files = left.files();
+        reread(&files)?;
+        let layer = build::catalog::layer(folder, &files).map_err(|error| held(error.to_string()))?;
         let built = build::catalog::image(base, folder, &layer)?;
         Ok(Some(Shortened { built, left_out: left_out.into_iter().collect(), bundles: count }))
+    }
+
+    /// What the target offers in this catalog's place, and what it offered there last.
+    async fn offered(&self, catalog: &PlacedCatalog, before: Option<&Plan>) -> Result<Offered, Failure> {
+        let target = Source::new(Arc::clone(&self.sides.target), Arc::new(Cache::default()));
+        let repository = catalog.destination.repository();
+        let last = before.into_iter().flat_map(|plan| &plan.items).filter(|item| {
+            // Under another tag too: what shows it to the cluster is named by its repository.
+            item.destination.repository() == repository
+                && item.asked.iter().any(|asked| asked.origin.kind == OriginKind::Catalog)
+        });
+        let last: BTreeSet<_> = last.map(|item| repository.at(item.digest.clone())).collect();
+        let mut all = Offered::default();
+        for place in std::iter::once(catalog.destination.clone()).chain(last) {
+            if let Some(offered) = target.offered(&place).await? {
+                all.bundles.extend(offered.bundles);
+                all.channels.extend(offered.channels);
+            }
+        }
+        Ok(all)
     }
 
     /// Brings a shortened catalog to the target in place of the one that was planned.

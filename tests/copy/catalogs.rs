@@ -120,7 +120,7 @@ impl Operators {
     async fn new() -> Self {
         let world = World::new().await;
         let catalog = format!("{}/ops/index:v4", world.source.host());
-        let packages = json!([{"name": "p", "minVersion": "1.0.0"}, {"name": "pp"}]);
+        let packages = json!([{"name": "p", "minVersion": "1.0.0"}, {"name": "qq"}]);
         let mirror = json!({"operators": [{"catalog": catalog, "packages": packages}]});
         Self { object: Object::of(world, &mirror) }
     }
@@ -181,7 +181,7 @@ async fn a_catalog_arrives_cut_down_after_all_that_it_lists_and_once() {
     );
     let [about] = copied.catalogs.as_slice() else { panic!("{copied:?}") };
     assert_eq!((about.published, about.packages, about.bundles, about.images), (true, 1, 2, 2));
-    assert!(about.notes[0].contains("no package `pp`; there is `p`"), "{about:?}");
+    assert!(about.notes[0].contains("no package `qq`; there is `q`"), "{about:?}");
 
     let before = operators.target().manifest("ops/index", "v4");
     operators.source().clear();
@@ -247,6 +247,36 @@ async fn what_is_served_is_not_taken_back() {
     let messages: Vec<_> = failed.collect();
     assert!(messages.iter().any(|message| message.contains("the catalog in the target has `p/p.v2`")), "{messages:?}");
     assert!(!copied.catalogs[0].published);
+}
+
+#[tokio::test]
+async fn a_package_that_is_served_does_not_go_for_want_of_an_image() {
+    let world = World::new().await;
+    let catalog = format!("{}/ops/index:v4", world.source.host());
+    // The newest of each channel of each package.
+    let operators = Operators { object: Object::of(world, &json!({"operators": [{"catalog": catalog}]})) };
+    let offer = |newest: u64| {
+        let image = |minor: u64| (minor, operators.name(minor));
+        let of = |name: &str, minors: &[u64]| {
+            let images: Vec<_> = minors.iter().map(|minor| image(*minor)).collect();
+            package(name, &images.iter().map(|(minor, image)| (*minor, image.as_str())).collect::<Vec<_>>())
+        };
+        let files = [("p/catalog.json", of("p", &[newest, 2])), ("q/catalog.json", of("q", &[3]))];
+        self::catalog(operators.source(), "ops/index", "v4", &files);
+    };
+    operators.has_image(3);
+    operators.has_image(4);
+    offer(4);
+    assert!(operators.object.sync().await.report.complete());
+    assert_eq!(operators.served().unwrap(), ["p.v4", "q.v3"]);
+    // There is a newer one, whose image is not there: without it, nothing of the package would be left.
+    offer(6);
+    let copied = operators.object.sync().await;
+    assert_eq!(operators.served().unwrap(), ["p.v4", "q.v3"]);
+    assert!(!copied.catalogs[0].published);
+    operators.has_image(6);
+    assert!(operators.object.sync().await.report.complete());
+    assert_eq!(operators.served().unwrap(), ["p.v6", "q.v3"]);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ fn catalog(path: &str, content: &str) -> Catalog {
         source: format!("q.test/{path}:v4"),
         target: format!("m.lab:8443/ocp/{path}:v4").parse().unwrap(),
         digest: Digest::of(content.as_bytes()),
+        published: true,
         template: Template::Plain,
     }
 }
@@ -136,6 +137,55 @@ fn a_catalog_that_is_not_there_yet_leaves_what_there_is() {
     case.there = true;
     let second = case.apply();
     assert!(second.manifests["catalogsources.yaml"].contains(&Digest::of(b"two").to_string()));
+}
+
+#[test]
+fn a_catalog_that_lists_what_is_not_there_is_not_shown_although_its_tag_is_right() {
+    let mut case = Case::new(OutputPolicy::Apply);
+    case.catalogs[0].published = false;
+    assert!(case.decide().objects.is_empty());
+}
+
+#[test]
+fn what_somebody_changed_is_put_back_from_what_was_published() {
+    let mut case = Case::new(OutputPolicy::Apply);
+    case.apply();
+    for object in &mut case.cluster.catalogs {
+        if let Extra::CatalogSource(source) = object {
+            source.spec.image = "elsewhere.test/x:1".to_owned();
+        }
+    }
+    let (identity, outputs) = (&case.world.identity, &case.world.outputs);
+    let repaired = extra_repair(identity, outputs, &case.world.stored, &case.cluster);
+    let [Extra::CatalogSource(source)] = repaired.as_slice() else { panic!("{repaired:?}") };
+    assert!(source.spec.image.starts_with("m.lab:8443/ocp/redhat/index@"));
+}
+
+#[test]
+fn what_a_template_does_not_say_any_more_goes() {
+    let mut case = Case::new(OutputPolicy::Apply);
+    let head =
+        "apiVersion: operators.coreos.com/v1alpha1\nkind: CatalogSource\nspec: {displayName: Ours, secrets: null";
+    case.catalogs[0].template = Template::Text(format!("{head}, priority: -1}}"));
+    case.apply();
+    case.catalogs[0].template = Template::Text(format!("{head}}}"));
+    let changed = |decided: &Extras| {
+        decided.objects.iter().filter(|(_, fate)| matches!(fate, Fate::Apply { changed: true, .. })).count()
+    };
+    assert_eq!([changed(&case.apply()), changed(&case.apply())], [1, 0]);
+}
+
+#[test]
+fn another_objects_catalog_is_never_taken() {
+    for policy in [ConflictPolicy::Refuse, ConflictPolicy::Adopt] {
+        let mut case = Case::new(OutputPolicy::Apply);
+        case.apply();
+        case.world.identity.name = "site-b".to_owned();
+        case.world.stored = Stored::default();
+        case.world.outputs.conflict_policy = policy;
+        let decided = case.decide();
+        assert!(decided.objects.iter().all(|(_, fate)| *fate == Fate::Conflict), "{decided:?}");
+    }
 }
 
 #[test]

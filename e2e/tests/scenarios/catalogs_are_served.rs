@@ -425,24 +425,30 @@ async fn the_catalog_in_the_target_never_lists_what_is_missing_whenever_the_copy
     assert!(torn > 0, "no turn was cut off before the end");
 }
 
+/// A world on OpenShift with both OLMs, whose operator may write everything, and with a template for a `CatalogSource`.
+async fn world_with_outputs() -> World {
+    let world = World::start_with(Setup { kinds: OpenShiftKind::ALL.to_vec(), ..Setup::default() }).await;
+    let world = world.expect("the world starts");
+    let namespaces = ["openshift-config-managed", "openshift-marketplace", "openshift-update-service"];
+    let namespaces =
+        namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    world.cluster.apply_all(&namespaces).await.expect("namespaces");
+    let roles = repository().join("config/openshift").display().to_string();
+    world.cluster.kubectl(&["apply", "-k", &roles]).await.expect("kubectl").ok().expect("the roles");
+    let template =
+        "apiVersion: operators.coreos.com/v1alpha1\nkind: CatalogSource\nspec: {displayName: Ours, priority: -5}\n";
+    let template = config_map(world.namespace(), "index-template", "catalogsource.yaml", template);
+    world.cluster.apply_all(&[template]).await.expect("a ConfigMap");
+    world
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_its_graph_two_catalogs_and_an_image_become_ready_once_the_last_of_all_is_there() {
     if let Some(why) = Signer::unavailable() {
         return say(&format!("SKIPPED: catalogs_are_served::a_release_its_graph, since {why}"));
     }
-    let world = World::start_with(Setup { kinds: OpenShiftKind::ALL.to_vec(), ..Setup::default() }).await;
-    let world = world.expect("the world starts");
+    let world = world_with_outputs().await;
     let cluster = &world.cluster;
-    let namespaces = ["openshift-config-managed", "openshift-marketplace", "openshift-update-service"];
-    let namespaces =
-        namespaces.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
-    cluster.apply_all(&namespaces).await.expect("namespaces");
-    let roles = repository().join("config/openshift").display().to_string();
-    cluster.kubectl(&["apply", "-k", &roles]).await.expect("kubectl").ok().expect("the roles");
-    let template =
-        "apiVersion: operators.coreos.com/v1alpha1\nkind: CatalogSource\nspec: {displayName: Ours, priority: -5}\n";
-    let template = config_map(world.namespace(), "index-template", "catalogsource.yaml", template);
-    cluster.apply_all(&[template]).await.expect("a ConfigMap");
     let signer = tokio::task::block_in_place(|| Signer::new("releases <releases@example.com>")).expect("a key");
     let upstream = Upstream::start(signer).expect("the services start");
     let keys = config_map(world.namespace(), "release-keys", "keys.asc", &upstream.public_key().expect("a key"));
@@ -480,6 +486,9 @@ async fn a_release_its_graph_two_catalogs_and_an_image_become_ready_once_the_las
     let _operator = world.operator().await.expect("the operator starts");
     let api = world.mirrors(world.namespace()).await.expect("a client");
     let failed = until_reason(&api, "all", ("Ready", "False", "CopyFailed"), LONG).await.expect("all but one image");
+    let resources = failed.data["status"]["resources"].as_array().expect("a list");
+    let unwritten: Vec<_> = resources.iter().filter(|resource| resource["state"] == "AdmissionDenied").collect();
+    assert!(unwritten.is_empty(), "{unwritten:?}: {}", failed.data["status"]["conditions"]);
     let failures = failed.data["status"]["failures"].to_string();
     assert!(failures.contains("SourceNotFound") && failures.contains(digest), "{failures}");
     let entries = |documents: Vec<Document>| -> Vec<_> {

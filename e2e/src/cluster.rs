@@ -271,7 +271,11 @@ impl Cluster {
                 _ => &folder,
             };
             let file = folder.join(kind.file());
-            let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            let mut text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            if *kind == OpenShiftKind::ClusterCatalog {
+                // The newest module that can be had is one before the version was renamed; what we write has not changed.
+                text = text.replace("name: v1alpha1", "name: v1");
+            }
             self.add_crd(&text).await.with_context(|| format!("installing {}", kind.file()))?;
         }
         Ok(())

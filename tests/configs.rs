@@ -13,27 +13,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use imageset_mirror::api::ImageSetMirror;
 use imageset_mirror::api::crd::crd_yaml;
+use imageset_mirror::api::{Charts, ImageSetMirror};
 use imageset_mirror::build::{self, Base, BaseImage};
 use imageset_mirror::catalog::{Loader, filter, related};
 use imageset_mirror::failure::{Failure, Reason};
 use imageset_mirror::file::{self, Destination, To};
-use imageset_mirror::oci::{Digest, RawManifest, media_type};
-use imageset_mirror::plan::Plan;
+use imageset_mirror::oci::{Digest, RawManifest, Repository, media_type};
+use imageset_mirror::plan::{Category, Plan, PlanItem};
 use imageset_mirror::request::{ReleaseSignatures, Request};
 use imageset_mirror::resolve::graph::{Graph, GraphKey};
+use imageset_mirror::resolve::helm::index::{ChartIndex, IndexKey};
+use imageset_mirror::resolve::helm::{Chart, ChartKey, images};
 use imageset_mirror::resolve::operators::{CatalogKey, Needed, Selected};
 use imageset_mirror::resolve::payload::{Component, Payload};
-use imageset_mirror::resolve::{Document, DocumentKey, Fetch};
+use imageset_mirror::resolve::{Document, DocumentKey, Fetch, OriginKind};
 use imageset_mirror::sync::resolve_with;
 use serde_json::{Value, json};
 
 /// Where files without a first line `# --to HOST[/PATH]` are mirrored to.
 const TO: &str = "mirror.lab.example:8443/ocp";
-
-/// Kinds of content that resolvers do not know yet.
-const WITHOUT_FILES: &[&str] = &["helm"];
 
 /// A channel's name, its versions, and the upgrades between them by number.
 type Channel<'a> = (&'a str, &'a [&'a str], &'a [(usize, usize)]);
@@ -63,10 +62,9 @@ impl Fetch for World {
             DocumentKey::GraphData => Document::GraphData(graph_data()),
             DocumentKey::Base(_) => Document::Base(Arc::new(base())),
             DocumentKey::Signatures(_) => Document::Signatures(Arc::new([])),
-            DocumentKey::Charts(_) | DocumentKey::Tags(_) | DocumentKey::Chart(_) => {
-                let message = "there is no chart repository here".to_owned();
-                return Err(Failure::permanent(Reason::SourceNotFound, message));
-            }
+            DocumentKey::Charts(key) => Document::Charts(Arc::new(index(key)?)),
+            DocumentKey::Tags(repository) => Document::Tags(Arc::new(tags(repository))),
+            DocumentKey::Chart(key) => Document::Chart(Arc::new(chart(key))),
             DocumentKey::Catalog(key) => Document::Catalog(Arc::new(catalog(key))),
         })
     }
@@ -181,6 +179,93 @@ fn catalog(key: &CatalogKey) -> Selected {
     }
 }
 
+/// The repositories of charts: address, chart and versions.
+const CHARTS: &[(&str, &str, &[&str])] = &[
+    ("https://charts.acme.example/stable/", "web", &["1.2.0", "1.10.0+build.1", "2.0.0-rc.1"]),
+    ("https://charts.acme.example/stable/", "worker", &["0.3.1"]),
+    ("https://charts.acme.example/stable/", LIBRARY, &["1.0.0"]),
+    ("https://charts.fork.example/", "fork", &["3.0.0"]),
+    ("https://charts.fork.example/", "broken", &["1.0.0"]),
+    ("https://stefanprodan.github.io/podinfo/", "podinfo", &["5.0.0", "6.0.0"]),
+    ("https://kubernetes.github.io/ingress-nginx/", "ingress-nginx", &["4.12.1"]),
+    ("https://test.example/charts/", "test-mirror-helm", &["0.3.0"]),
+    ("oci://registry.acme.example/charts/", "web", &["1.0.0", "1.1.0", "1.2.0+b", "2.0.0-rc.1"]),
+];
+
+/// The chart that cannot be installed by itself.
+const LIBRARY: &str = "common";
+
+fn index(key: &IndexKey) -> Result<ChartIndex, Failure> {
+    let there = || CHARTS.iter().filter(|(address, ..)| *address == key.folder.as_str());
+    if there().next().is_none() {
+        return Err(Failure::permanent(Reason::SourceNotFound, format!("there is no index below `{}`", key.folder)));
+    }
+    let entries = there().map(|(_, chart, versions)| {
+        let kind = if *chart == LIBRARY { "library" } else { "application" };
+        let one =
+            |version: &&str| json!({"version": version, "type": kind, "urls": [format!("{chart}-{version}.tgz")]});
+        (*chart, versions.iter().map(one).collect::<Vec<_>>())
+    });
+    let entries: BTreeMap<_, _> = entries.collect();
+    Ok(ChartIndex::parse(json!({"apiVersion": "v1", "entries": entries}).to_string().as_bytes(), key).unwrap())
+}
+
+fn tags(repository: &Repository) -> BTreeSet<String> {
+    let found = CHARTS.iter().find(|(address, chart, _)| format!("{address}{chart}") == format!("oci://{repository}"));
+    let versions = found.into_iter().flat_map(|(.., versions)| *versions);
+    versions.map(|version| version.replace('+', "_")).chain(["latest".to_owned()]).collect()
+}
+
+fn chart(key: &ChartKey) -> Chart {
+    let rendered: Vec<_> = rendered(key).iter().map(ToString::to_string).collect();
+    Chart {
+        metadata: json!({"name": key.name, "version": key.version}),
+        archive: key.archive.then(|| format!("{} {}", key.name, key.version).into()),
+        found: images::find(&rendered.join("\n---\n"), &key.image_paths).unwrap(),
+    }
+}
+
+/// The objects of a chart.
+fn rendered(key: &ChartKey) -> Vec<Value> {
+    let version = key.version.replace('+', "_");
+    let by_digest = |name: &str, digit: &str| format!("{name}@sha256:{}", digit.repeat(64));
+    let pod = |images: &[&str]| {
+        let containers: Vec<_> = images.iter().map(|image| json!({"image": image})).collect();
+        json!({"spec": {"containers": containers}})
+    };
+    let deployment = |images: &[&str]| json!({"kind": "Deployment", "spec": {"template": pod(images)}});
+    match key.name.as_str() {
+        "web" => {
+            let mut web = deployment(&[&format!("quay.io/acme/web:{version}")]);
+            web["spec"]["template"]["spec"]["initContainers"] = json!([{"image": by_digest("quay.io/acme/init", "1")}]);
+            let sidecar = json!({"kind": "Web", "spec": {"sidecar": "ghcr.io/acme/sidecar:1", "level": "debug"}});
+            let values: Value = serde_json::from_str(&key.values).unwrap();
+            let cached = values["cache"]["enabled"] == json!(true);
+            let cache = cached.then(|| deployment(&[&by_digest("docker.io/library/redis:7.2", "3")]));
+            [web, sidecar].into_iter().chain(cache).collect()
+        }
+        "worker" => {
+            let job = json!({"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": pod(&["quay.io/acme/cron:1"])}}}});
+            vec![job, deployment(&["nginx", "nginx:1.16.0"])]
+        }
+        "fork" => vec![deployment(&["ghcr.io/acme/web:1.10.0_build.1"])],
+        "broken" => vec![deployment(&["quay.io/acme/app:1", "quay.io/gone/app:1"])],
+        "podinfo" => vec![deployment(&[&format!("ghcr.io/stefanprodan/podinfo:{version}")])],
+        "ingress-nginx" => {
+            let digest = "sha256:d2fbc4ec70d8aa2050dd91a91506e998765e86c96f32cffb56c503c9c34eed5b";
+            vec![deployment(&[&format!("registry.k8s.io/ingress-nginx/controller:v1.12.1@{digest}")])]
+        }
+        "test-mirror-helm" => {
+            let images = ["quay.io/nginx/nginx-ingress:latest", "quay.io/prometheus/prometheus:latest"];
+            let mut operator = deployment(&["quay.io/acme/operator:0.3.0"]);
+            operator["spec"]["template"]["spec"]["containers"][0]["env"] =
+                images.map(|image| json!({"value": image})).into();
+            vec![operator]
+        }
+        name => panic!("what does `{name}` render to?"),
+    }
+}
+
 fn configs() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/configs");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -199,6 +284,11 @@ fn target(path: &Path) -> Destination {
     given.unwrap_or(TO).parse().unwrap()
 }
 
+/// True for a chart itself, which is none of the images that oc-mirror mirrors.
+fn is_chart(item: &PlanItem) -> bool {
+    item.asked.iter().any(|asked| asked.origin.kind == OriginKind::Helm && asked.category == Category::Direct)
+}
+
 async fn plan(object: &ImageSetMirror) -> Plan {
     let mut request = Request::of_file(object).unwrap();
     // No signature in the world is about payloads that do not exist.
@@ -207,7 +297,8 @@ async fn plan(object: &ImageSetMirror) -> Plan {
     Arc::unwrap_or_clone(resolved.plan)
 }
 
-/// The lines of `-o mapping`, then what is left out and why.
+/// The lines of `-o mapping`, then the charts, the platforms of what is copied in part, what is left out and why, and what there
+/// is to say.
 fn shown(plan: &Plan) -> String {
     let mut text = String::new();
     for line in plan.mapping() {
@@ -220,11 +311,23 @@ fn shown(plan: &Plan) -> String {
             None => writeln!(text, "{line}").unwrap(),
         }
     }
+    for item in &plan.items {
+        if is_chart(item) {
+            writeln!(text, "chart: {}", item.destination).unwrap();
+        }
+        if !item.platforms.is_empty() {
+            let platforms: Vec<_> = item.platforms.iter().map(String::as_str).collect();
+            writeln!(text, "only {}: {}", platforms.join(" "), item.destination).unwrap();
+        }
+    }
     for blocked in &plan.blocked {
         writeln!(text, "blocked by `{}`: {}", blocked.pattern, blocked.asked.named).unwrap();
     }
     for (origin, failure) in &plan.failures {
         writeln!(text, "failed: {origin}: {failure}").unwrap();
+    }
+    for note in &plan.notes {
+        writeln!(text, "note: {note}").unwrap();
     }
     text
 }
@@ -232,7 +335,7 @@ fn shown(plan: &Plan) -> String {
 #[tokio::test]
 async fn every_file_is_mapped_as_oc_mirror_maps_it() {
     let files = configs();
-    assert!(files.len() >= 34, "{} files", files.len());
+    assert!(files.len() >= 80, "{} files", files.len());
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("fixtures/configs");
     settings.set_prepend_module_to_snapshot(false);
@@ -258,6 +361,26 @@ async fn the_converted_object_plans_what_the_file_plans() {
     }
 }
 
+#[tokio::test]
+async fn without_the_charts_everything_else_is_as_it_is_with_them() {
+    let mut charts = 0;
+    for path in configs() {
+        let mut object = file::read(&path, To::Given(&target(&path))).unwrap().object;
+        let with = plan(&object).await;
+        object.spec.copy.charts = Charts::Skip;
+        let without = plan(&object).await;
+        let (left_out, kept): (Vec<_>, Vec<_>) = with.items.iter().partition(|item| is_chart(item));
+        let places = |items: &[&PlanItem]| -> BTreeSet<_> {
+            items.iter().map(|item| (item.destination.clone(), item.digest.clone(), item.platforms.clone())).collect()
+        };
+        assert_eq!(places(&without.items.iter().collect::<Vec<_>>()), places(&kept), "{}", path.display());
+        assert_eq!(without.mapping(), with.mapping(), "{}", path.display());
+        assert_eq!(without.failures, with.failures, "{}", path.display());
+        charts += left_out.len();
+    }
+    assert!(charts >= 20, "{charts} charts");
+}
+
 #[test]
 fn what_conversion_changes_is_said_and_nothing_else() {
     let mut found = Vec::new();
@@ -272,19 +395,18 @@ fn what_conversion_changes_is_said_and_nothing_else() {
             "archive-size 3: archiveSize",
             "catalog-target 9: mirror.operators[0].skipDependencies",
             "catalog-target 10: mirror.operators[0].targetCatalogSourceTemplate",
+            "chart-newest 10: mirror.helm.repositories[0].charts[0].path",
             "release-up-to 6: mirror.platform.channels[0].maxVersion",
             "samples 6: mirror.samples",
         ]
     );
 }
 
-/// The names of all properties below a schema, but for kinds of content that have no files here.
+/// The names of all properties below a schema.
 fn properties(schema: &Value, found: &mut BTreeSet<String>) {
     for (name, below) in schema["properties"].as_object().into_iter().flatten() {
-        if !WITHOUT_FILES.contains(&name.as_str()) {
-            found.insert(name.clone());
-            properties(below, found);
-        }
+        found.insert(name.clone());
+        properties(below, found);
     }
     if let Some(items) = schema.get("items") {
         properties(items, found);

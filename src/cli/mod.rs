@@ -348,7 +348,7 @@ pub enum PlanOutput {
     Table,
     /// For machines: one JSON document.
     Json,
-    /// One line `docker://SOURCE=docker://DESTINATION` an entry, sorted.
+    /// One line `docker://SOURCE=docker://DESTINATION` an image, sorted, as oc-mirror lists them: without charts.
     Mapping,
     /// A graph for Graphviz: what is copied, and what must be complete before it.
     Dot,

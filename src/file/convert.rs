@@ -114,6 +114,15 @@ fn without_effect(loaded: &mut Loaded) -> Vec<Problem> {
         let message = "has no effect: dependencies are never followed".to_owned();
         notes.extend(written.map(|field| note(loaded, field, message)));
     }
+    let helm = loaded.object.spec.mirror.helm.iter_mut();
+    let mut fields = Vec::new();
+    for (repository, entry) in helm.flat_map(|helm| &mut helm.repositories).enumerate() {
+        let paths = entry.charts.iter_mut().map(|chart| chart.path.take()).enumerate();
+        let paths = paths.filter(|(_, path)| path.is_some());
+        fields.extend(paths.map(|(chart, _)| format!("mirror.helm.repositories[{repository}].charts[{chart}].path")));
+    }
+    let message = "is left out: a chart comes from its repository";
+    notes.extend(fields.iter().map(|field| note(loaded, field, message.to_owned())));
     notes
 }
 

@@ -96,7 +96,13 @@ fn asked(origin: &Origin, named: &Reference, path: Option<&PathRule>) -> Asked {
         }
         (OriginKind::Additional | OriginKind::Helm, _) => Category::Generic,
     };
-    Asked { origin: origin.clone(), named: named.clone(), category }
+    let spelled = match path {
+        // An additional image is named by its origin.
+        Some(PathRule::Keep { written }) if origin.kind != OriginKind::Additional => Some(written),
+        _ => None,
+    };
+    let spelled = spelled.filter(|written| **written != named.repository().to_string()).cloned();
+    Asked { origin: origin.clone(), named: named.clone(), spelled, category }
 }
 
 fn blocking<'a>(blocked: &'a [Pattern], item: &Item, destination: Option<&Reference>) -> Option<&'a str> {

@@ -118,6 +118,7 @@ mod tests {
             asked: vec![Asked {
                 origin: Origin { kind: OriginKind::Additional, name: format!("quay.io/{place}") },
                 named: format!("quay.io/{place}").parse().unwrap(),
+                spelled: None,
                 category: Category::Generic,
             }],
             digest: Digest::of(content.as_bytes()),

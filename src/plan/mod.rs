@@ -51,6 +51,9 @@ pub struct Asked {
     pub origin: Origin,
     /// The image as named there: tag, digest or both. Never the name of an override.
     pub named: Reference,
+    /// Its name as written, if that is another: `nginx` for `docker.io/library/nginx`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spelled: Option<String>,
     /// What mirror set it belongs to.
     pub category: Category,
 }
@@ -219,9 +222,10 @@ impl Plan {
     }
 
     /// The lines of `-o mapping`, `docker://<source>=docker://<destination>` for each entry, sorted. The source is what oc-mirror
-    /// pulls: the image as written, by digest if one is named.
+    /// pulls: the image as written, by digest if one is named. Charts are not listed, since oc-mirror lists their images only.
     pub fn mapping(&self) -> Vec<String> {
         let entries = self.items.iter().flat_map(|item| item.asked.iter().map(move |asked| (item, asked)));
+        let entries = entries.filter(|(_, asked)| !asked.is_chart());
         let mut lines: Vec<_> = entries
             .map(|(item, asked)| format!("docker://{}=docker://{}", asked.written(), item.destination))
             .collect();
@@ -250,23 +254,27 @@ fn quoted(text: &str) -> String {
 }
 
 impl Asked {
+    /// True for a chart itself, false for the images that it needs.
+    fn is_chart(&self) -> bool {
+        self.origin.kind == OriginKind::Helm && self.category == Category::Direct
+    }
+
     /// The image in the user's own words, without the tag if there is a digest.
     pub(super) fn written(&self) -> String {
-        let (repository, tag, digest) = (self.named.repository(), self.named.tag(), self.named.digest());
-        match self.origin.kind {
-            OriginKind::Additional => match Reference::split(&self.origin.name) {
+        if self.origin.kind == OriginKind::Additional {
+            return match Reference::split(&self.origin.name) {
                 (name, _, Some(digest)) => format!("{name}@{digest}"),
                 _ => self.origin.name.clone(),
-            },
+            };
+        }
+        let name = self.spelled.clone().unwrap_or_else(|| self.named.repository().to_string());
+        match (self.origin.kind, self.named.tag(), self.named.digest()) {
             // Payloads are named by the tag that their signer knows them by, catalogs by the user.
-            OriginKind::Release | OriginKind::Graph | OriginKind::Catalog => match tag {
-                Some(tag) => repository.tagged(tag.clone()).to_string(),
-                None => self.named.to_string(),
-            },
-            OriginKind::Operator | OriginKind::Helm => match digest {
-                Some(digest) => repository.at(digest.clone()).to_string(),
-                None => self.named.to_string(),
-            },
+            (OriginKind::Release | OriginKind::Graph | OriginKind::Catalog, Some(tag), _) | (_, Some(tag), None) => {
+                format!("{name}:{tag}")
+            }
+            (_, _, Some(digest)) => format!("{name}@{digest}"),
+            (_, None, None) => name,
         }
     }
 }

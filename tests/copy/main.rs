@@ -131,7 +131,7 @@ impl World {
         let origin = Origin { kind: OriginKind::Additional, name: named.to_string() };
         let destination: Reference = format!("{}/{to}", self.target.host()).parse().unwrap();
         self.items.push(PlanItem {
-            asked: vec![Asked { origin, named, category: Category::Generic }],
+            asked: vec![Asked { origin, named, spelled: None, category: Category::Generic }],
             digest: digest.clone(),
             destination,
             platforms: BTreeSet::new(),

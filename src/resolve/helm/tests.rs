@@ -145,6 +145,7 @@ fn a_chart_follows_its_images_and_has_no_rule_of_its_own() {
     assert_eq!(chart.after, [0]);
     let categories = [image, chart].map(|item| item.asked[0].category);
     assert_eq!(categories, [crate::plan::Category::Generic, crate::plan::Category::Direct]);
+    assert_eq!(plan.mapping(), ["docker://quay.io/a/web:1=docker://m.io/ocp/a/web:1"]);
     assert_eq!(plan.by_origin(), BTreeMap::from([(OriginKind::Helm, 2)]));
     assert_eq!(image.asked[0].origin.to_string(), "helm acme/web 1.10.0+b");
 }

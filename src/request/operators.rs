@@ -161,6 +161,13 @@ impl CatalogRequest {
         let kept = self.name.split_once('/').map_or(self.name.as_str(), |(_, path)| path);
         self.target_path.as_ref().map_or(kept, RepositoryPath::as_str)
     }
+
+    /// Its tag in the target, as far as the entry says it; of one that is named by digest alone, one that nobody else has.
+    fn tag(&self) -> String {
+        let tag = self.target_tag.clone().or_else(|| self.named.tag().cloned());
+        let tag = tag.or_else(|| self.named.digest().map(Tag::of_digest));
+        tag.map(|tag| tag.to_string()).unwrap_or_default()
+    }
 }
 
 /// Checks that each object for a catalog has a name of its own, as far as they are made at all. Where they are only published,
@@ -211,12 +218,12 @@ pub(super) fn check_names(
         }
         let mut names: BTreeMap<String, &CatalogRequest> = BTreeMap::new();
         for (index, catalog) in catalogs.iter().enumerate() {
-            let tag = catalog.target_tag.as_ref().or(catalog.named.tag()).map(Tag::as_str).unwrap_or_default();
-            let name = output.name(&catalog.written, catalog.path(), tag);
-            if let Some(first) = names
-                .insert(name.clone(), catalog)
-                .filter(|_| output.contested.iter().any(|base| name.starts_with(base)))
-            {
+            let tag = catalog.tag();
+            let name = output.name(&catalog.written, catalog.path(), &tag);
+            // Those that land on one tag are a fault of their own.
+            let rival = |first: &&CatalogRequest| (first.path(), first.tag()) != (catalog.path(), tag.clone());
+            let contested = output.contested.iter().any(|base| name.starts_with(base));
+            if let Some(first) = names.insert(name.clone(), catalog).filter(rival).filter(|_| contested) {
                 let message = format!(
                     "`{}` and `{}` would both be the {kind} `{name}`: give one of them another name in `{list}`, or another \
                      `targetCatalog`",

@@ -112,8 +112,8 @@ impl Client {
                 },
                 Err(error) => match error.problem() {
                     Problem::Unauthorized(_) => learn = Some(false),
-                    // A host that cannot mount this blob now may well take it.
-                    Problem::Status { .. } => {}
+                    // A host that cannot mount this blob now may well take it, and a connection that broke is tried again without.
+                    Problem::Status { .. } | Problem::Unreachable(_) => {}
                     _ => return Err(error),
                 },
             }

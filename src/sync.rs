@@ -1,9 +1,9 @@
 //! One sync: request → resolve → plan → copy → report. Knows no Kubernetes; the controller and the command line both run it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::copy::{Attachments, Engine, Known, Observe, Report, Settings, Stop, Survey, Trust};
+use crate::copy::{Attachments, Engine, ItemReport, Known, Observe, Report, Settings, Stop, Survey, Trust};
 use crate::failure::{self, Failure, Reason};
 use crate::fetch::Source;
 pub use crate::fetch::{Cache, Helm};
@@ -14,7 +14,7 @@ use crate::request::{GRAPH_BASE_IMAGE, ReleaseSignatures, Request, Tls};
 use crate::resolve::release::Trust as Trusted;
 use crate::resolve::signature::KeyRing;
 use crate::resolve::{Fetch, Origin, OriginKind, Wanted, additional, drive, graph_image, helm, operators, release};
-use crate::state::{Ledger, Memory, Place, load_plan, save_plan};
+use crate::state::{Completed, Ledger, MayCommit, Memory, Place, Record, load_plan, save_plan};
 
 mod catalogs;
 
@@ -224,26 +224,45 @@ pub struct Copied {
 
 /// What is remembered, as the engine wants to know it.
 struct Past<'a> {
-    ledger: &'a Ledger,
+    record: &'a Record,
     /// What the last complete plan left at each destination.
-    last: BTreeSet<(&'a Reference, &'a Digest)>,
+    last: BTreeMap<(&'a Reference, &'a Digest), &'a PlanItem>,
 }
 
 impl<'a> Past<'a> {
-    fn new(ledger: &'a Ledger, previous: Option<&'a Plan>) -> Self {
-        let last = previous.into_iter().flat_map(|plan| &plan.items).map(|item| (&item.destination, &item.digest));
-        Self { ledger, last: last.collect() }
+    fn new(record: &'a Record) -> Self {
+        let last = record.plan.iter().flat_map(|plan| &plan.items);
+        Self { record, last: last.map(|item| ((&item.destination, &item.digest), item)).collect() }
+    }
+
+    fn last(&self, item: &PlanItem) -> Option<&PlanItem> {
+        self.last.get(&(&item.destination, &item.digest)).copied()
+    }
+
+    /// Whether the ledger has `item` as completed in this manner.
+    fn noted(&self, item: &PlanItem, attachments: bool) -> bool {
+        match &self.record.ledger {
+            Some(ledger) => ledger.has(item, attachments),
+            None => {
+                self.record.completed == Some(completed(attachments))
+                    && self.last(item).is_some_and(|last| last.platforms == item.platforms)
+            }
+        }
     }
 }
 
 impl Known for Past<'_> {
     fn completed(&self, item: &PlanItem, attachments: Attachments) -> bool {
-        self.ledger.has(item, attachments == Attachments::Copy)
+        self.noted(item, attachments == Attachments::Copy)
     }
 
     fn left_there(&self, item: &PlanItem) -> bool {
-        self.last.contains(&(&item.destination, &item.digest))
+        self.last(item).is_some()
     }
+}
+
+fn completed(attachments: bool) -> Completed {
+    if attachments { Completed::WithAttachments } else { Completed::Alone }
 }
 
 impl Copy<'_> {
@@ -267,43 +286,65 @@ impl Copy<'_> {
     /// The target cannot be asked for the object's state; nothing was copied.
     pub async fn run(&self, plan: &Arc<Plan>, observe: &dyn Observe, stop: &Stop) -> Result<Copied, Failure> {
         let target = &self.sides.target;
-        let remembered = stop.abort.run_until_cancelled(Box::pin(self.memory.get(target, self.place))).await;
-        let (mut ledger, mut previous) = remembered.unwrap_or_else(|| Err(stopped()))?;
-        if previous.as_deref() == Some(plan) {
+        let attachments = attachments(self.request) == Attachments::Copy;
+        let remembered = self.memory.get(target, self.place, plan, completed(attachments));
+        let remembered = stop.abort.run_until_cancelled(Box::pin(remembered)).await;
+        let mut record = remembered.unwrap_or_else(|| Err(stopped()))?;
+        if record.plan.as_ref() == Some(plan) {
             // One of the two is enough in memory.
-            previous = Some(Arc::clone(plan));
+            record.plan = Some(Arc::clone(plan));
         }
-        let past = Past::new(&ledger, previous.as_deref());
+        let past = Past::new(&record);
         let mut report = self.engine(&self.made).run(plan, &past, observe, stop).await;
         let mut carried_out = Arc::clone(plan);
-        let before = previous.as_deref();
+        let before = record.plan.as_deref();
         let catalogs = self.finish_catalogs(&mut carried_out, &mut report, before, &past, observe, stop).await;
         let plan = &carried_out;
-        let attachments = attachments(self.request) == Attachments::Copy;
-        let now = (self.now)();
-        for (item, outcome) in plan.items.iter().zip(&report.items) {
-            if outcome.complete() {
-                // What could not be listed is looked at by every sync, so that it stays known.
-                ledger.add(item, attachments && !outcome.has_unlisted(), &now);
-            }
-        }
-        let (added, removed) = previous.as_deref().map_or((plan.items.len(), 0), |previous| changes(plan, previous));
-        let changed = previous.as_deref().is_none_or(|previous| previous.digest() != plan.digest());
+        // What could not be listed is looked at by every sync, so that it stays known.
+        let ended = plan.items.iter().zip(&report.items).filter(|(_, outcome)| outcome.complete());
+        let ended = ended.map(|(item, outcome)| (item, attachments && !outcome.has_unlisted()));
+        let new: Vec<_> = ended.filter(|&(item, attachments)| !past.noted(item, attachments)).collect();
+        let (added, removed) = before.map_or((plan.items.len(), 0), |before| changes(plan, before));
         // What could not be resolved this time was not given up: the plan before says more.
         let whole = plan.whole() && report.complete();
-        // Whoever is in charge by now has written what we would overwrite.
-        let may_commit = || observe.may_commit();
-        let saving = async {
-            ledger.save(target, self.place, &may_commit).await?;
+        let listed = !report.items.iter().any(ItemReport::has_unlisted);
+        let done = (whole && listed).then(|| completed(attachments));
+        let changed = before != Some(plan) || record.completed != done;
+        let state_failure = stop.abort.run_until_cancelled(async {
+            // Whoever is in charge by now has written what we would overwrite.
+            let may_commit = || observe.may_commit();
+            self.note(&mut record.ledger, &new, &may_commit).await?;
             if changed && whole {
-                save_plan(target, self.place, plan, &may_commit).await?;
+                save_plan(target, self.place, plan, done, &may_commit).await?;
             }
             Ok(())
-        };
-        let state_failure = stop.abort.run_until_cancelled(saving).await.unwrap_or_else(|| Err(stopped())).err();
-        let kept = if whole && state_failure.is_none() { Some(Arc::clone(plan)) } else { previous };
-        self.memory.put(self.place, ledger, kept);
+        });
+        let state_failure = state_failure.await.unwrap_or_else(|| Err(stopped())).err();
+        if whole && state_failure.is_none() {
+            (record.plan, record.completed) = (Some(Arc::clone(plan)), done);
+        }
+        self.memory.put(self.place, record);
         Ok(Copied { plan: carried_out, report, catalogs, added, removed, state_failure })
+    }
+
+    /// Adds items to the ledger, which is read for that if it was not, and writes what is not written yet.
+    async fn note(
+        &self,
+        ledger: &mut Option<Ledger>,
+        new: &[(&PlanItem, bool)],
+        may_commit: MayCommit<'_>,
+    ) -> Result<(), Failure> {
+        let target = &self.sides.target;
+        let ledger = match ledger {
+            None if new.is_empty() => return Ok(()),
+            None => ledger.insert(Ledger::load(target, self.place).await?),
+            Some(ledger) => ledger,
+        };
+        let now = (self.now)();
+        for (item, attachments) in new {
+            ledger.add(item, *attachments, &now);
+        }
+        ledger.save(target, self.place, may_commit).await
     }
 
     /// The plan that the last sync has kept in the target.

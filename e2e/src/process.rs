@@ -261,16 +261,31 @@ pub struct RunFolder {
 
 static PANICKED: OnceLock<()> = OnceLock::new();
 
+/// Where Linux keeps files in memory.
+const MEMORY: &str = "/dev/shm";
+
 impl RunFolder {
     /// Makes a fresh one, whose name starts with `name`.
     ///
     /// # Errors
     /// When it cannot be created.
     pub fn create(name: &str) -> Result<Self> {
+        Self::create_in(&target_folder().join("e2e"), name)
+    }
+
+    /// The same in memory, where the system has such a place: for measurements that a disk has no part in.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn in_memory(name: &str) -> Result<Self> {
+        let memory = Path::new(MEMORY);
+        if memory.is_dir() { Self::create_in(&memory.join("imageset-mirror"), name) } else { Self::create(name) }
+    }
+
+    fn create_in(base: &Path, name: &str) -> Result<Self> {
         static HOOK: Once = Once::new();
-        let base = target_folder().join("e2e");
-        fs::create_dir_all(&base).with_context(|| format!("creating {}", base.display()))?;
-        let path = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&base)?.keep();
+        fs::create_dir_all(base).with_context(|| format!("creating {}", base.display()))?;
+        let path = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(base)?.keep();
         fs::create_dir(path.join("logs"))?;
         watchdog(&format!("d {}", path.display()));
         HOOK.call_once(|| {

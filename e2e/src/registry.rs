@@ -55,6 +55,8 @@ pub struct Options {
     pub access: Access,
     /// Whether it takes an index of which only some images are there; olareg never does.
     pub sparse_indexes: bool,
+    /// Whether it is as fast as it can be: see [`Options::fast`].
+    pub fast: bool,
 }
 
 impl Options {
@@ -62,7 +64,7 @@ impl Options {
     pub fn distribution(name: &str) -> Self {
         let access = Access::Anonymous;
         let implementation = Implementation::Distribution;
-        Self { name: name.to_owned(), implementation, tls: false, access, sparse_indexes: false }
+        Self { name: name.to_owned(), implementation, tls: false, access, sparse_indexes: false, fast: false }
     }
 
     /// olareg on plain HTTP for everybody.
@@ -97,6 +99,13 @@ impl Options {
     #[must_use]
     pub fn sparse_indexes(self) -> Self {
         Self { sparse_indexes: true, ..self }
+    }
+
+    /// As fast as it can be, so that measurements are about its clients: its store and its cache of descriptors are in
+    /// memory, and it collects garbage seldom. Only distribution has all of that.
+    #[must_use]
+    pub fn fast(self) -> Self {
+        Self { fast: true, ..self }
     }
 
     /// Starts it.
@@ -143,7 +152,8 @@ impl Registry {
             Implementation::Debian => tools::debian_registry(),
         });
         let program = program.await??;
-        let run = RunFolder::create(&format!("registry-{}", options.name))?;
+        let folder = if options.fast { RunFolder::in_memory } else { RunFolder::create };
+        let run = folder(&format!("registry-{}", options.name))?;
         run.folder("data")?;
         let log = run.logs().join(format!("{}.{}", options.name, if olareg { "log" } else { "out" }));
         let token_server = match &options.access {
@@ -376,9 +386,16 @@ impl Registry {
         if auth.as_object().is_some_and(|auth| !auth.is_empty()) {
             set(&mut config, "auth", auth);
         }
+        if self.options.fast
+            && let Some(storage) = config.get_mut("storage")
+        {
+            set(storage, "cache", json!({"blobdescriptor": "inmemory"}));
+        }
         // JSON is YAML.
         let file = self.run.write("config.yaml", config.to_string())?;
-        Ok(Program::new(&self.options.name, &self.program).arg("serve").arg(file).env("OTEL_TRACES_EXPORTER", "none"))
+        let program = Program::new(&self.options.name, &self.program).arg("serve").arg(file);
+        let program = program.env("OTEL_TRACES_EXPORTER", "none");
+        Ok(if self.options.fast { program.env("GOGC", "400") } else { program })
     }
 
     fn olareg(&self) -> Program {

@@ -244,7 +244,7 @@ impl Worker {
         }
         let name = format!("{}/{}", request.identity.namespace, request.identity.name);
         if !resolved.plan.failures.is_empty() && !self.claimed.knows_all(uid) {
-            let (_, last) = memory.get(&sides.target, &place).await.map_err(Ended::Target)?;
+            let last = memory.last_plan(&sides.target, &place).await.map_err(Ended::Target)?;
             self.claimed.put(uid, name.clone(), order.created, last);
         }
         self.claimed.put(uid, name, order.created, Some(Arc::clone(&resolved.plan)));

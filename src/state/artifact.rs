@@ -1,15 +1,23 @@
 //! Small OCI artifacts of ours: JSON lines in layers.
 
-use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 
-use super::{MayCommit, broken, chunks};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::{Completed, MayCommit, broken, chunks};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag, media_type};
 use crate::registry::{self, By, Client, Problem, SMALL_BLOB};
 
 /// Largest layer we write or read.
 pub(super) const MAX_LAYER: u64 = SMALL_BLOB;
+#[expect(clippy::cast_possible_truncation, reason = "256 KiB")]
+const MAX_LAYER_LENGTH: usize = MAX_LAYER as usize;
+/// The annotation of a plan's manifest that says how all of it was completed.
+const COMPLETED: &str = "mirror.openshift.io/completed";
 /// The content of the empty descriptor of OCI image-spec 1.1.
 const EMPTY: &[u8] = b"{}";
 
@@ -37,6 +45,8 @@ impl From<Refused> for Failure {
 /// An artifact: its layers, in order.
 pub(super) struct Artifact {
     pub(super) layers: Vec<Descriptor>,
+    /// What it says in its annotation [`COMPLETED`].
+    pub(super) completed: Option<Completed>,
 }
 
 impl Artifact {
@@ -47,12 +57,39 @@ impl Artifact {
         tag: &Tag,
         kind: &str,
     ) -> Result<Option<Self>, Failure> {
-        let Some(manifest) = client.manifest(repository, By::Tag(tag)).await.map_err(|error| error.failure())? else {
-            return Ok(None);
-        };
-        let Ok(Manifest::Image { blobs, .. }) = manifest.parse() else { return Ok(None) };
+        let manifest = manifest(client, repository, tag).await?;
+        Ok(manifest.and_then(|manifest| Self::read(&manifest, kind)))
+    }
+
+    /// The same of a manifest that was read.
+    pub(super) fn read(manifest: &RawManifest, kind: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Annotated {
+            #[serde(default)]
+            annotations: BTreeMap<String, String>,
+        }
+        let Ok(Manifest::Image { blobs, .. }) = manifest.parse() else { return None };
         let layers = blobs.into_iter().filter(|blob| blob.media_type == kind).collect();
-        Ok(Some(Self { layers }))
+        let annotations = serde_json::from_slice(manifest.bytes()).map(|Annotated { annotations }| annotations);
+        let completed = annotations.unwrap_or_default().get(COMPLETED).and_then(|text| Completed::read(text));
+        Some(Self { layers, completed })
+    }
+
+    /// The manifest as it is written.
+    fn manifest(&self, kind: &str) -> RawManifest {
+        let config = described(media_type::OCI_EMPTY, EMPTY);
+        let descriptor = |blob: &Descriptor| json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size});
+        let mut manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": media_type::OCI_IMAGE,
+            "artifactType": kind,
+            "config": descriptor(&config),
+            "layers": self.layers.iter().map(descriptor).collect::<Vec<_>>(),
+        });
+        if let (Some(completed), Some(fields)) = (self.completed, manifest.as_object_mut()) {
+            fields.insert("annotations".to_owned(), json!({COMPLETED: completed.as_str()}));
+        }
+        RawManifest::new(Bytes::from(manifest.to_string()), media_type::OCI_IMAGE)
     }
 
     /// Writes the manifest; its layers are there.
@@ -64,22 +101,39 @@ impl Artifact {
         kind: &str,
         may_commit: MayCommit<'_>,
     ) -> Result<(), Refused> {
-        let config = write_blob(client, repository, media_type::OCI_EMPTY, Bytes::from_static(EMPTY)).await?;
-        let descriptor = |blob: &Descriptor| serde_json::json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size});
-        let manifest = serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": media_type::OCI_IMAGE,
-            "artifactType": kind,
-            "config": descriptor(&config),
-            "layers": self.layers.iter().map(descriptor).collect::<Vec<_>>(),
-        });
-        let manifest = RawManifest::new(Bytes::from(manifest.to_string()), media_type::OCI_IMAGE);
+        client.put_bytes(repository, &Digest::of(EMPTY), Bytes::from_static(EMPTY)).await?;
         if !may_commit() {
             return Err(Refused::Stopped);
         }
-        client.put_manifest(repository, By::Tag(tag), &manifest).await?;
+        client.put_manifest(repository, By::Tag(tag), &self.manifest(kind)).await?;
         Ok(())
     }
+}
+
+/// What a tag names; nothing if there is no such tag.
+pub(super) async fn manifest(
+    client: &Client,
+    repository: &Repository,
+    tag: &Tag,
+) -> Result<Option<RawManifest>, Failure> {
+    client.manifest(repository, By::Tag(tag)).await.map_err(|error| error.failure())
+}
+
+/// The digest that an artifact of these lines has.
+pub(super) fn digest(
+    repository: &Repository,
+    kind: &str,
+    lines: impl Iterator<Item = serde_json::Result<String>>,
+    completed: Option<Completed>,
+) -> Result<Digest, Failure> {
+    let layers = chunks(lines, MAX_LAYER_LENGTH).map(|layer| layer.map(|layer| described(kind, &layer)));
+    let layers = layers.collect::<Result<_, _>>().map_err(|error| broken(repository, &error.to_string()))?;
+    Ok(Artifact { layers, completed }.manifest(kind).digest().clone())
+}
+
+fn described(kind: &str, bytes: &[u8]) -> Descriptor {
+    let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+    Descriptor { media_type: kind.to_owned(), digest, size, platform: None, urls: Vec::new() }
 }
 
 /// Reads one layer; nothing if the registry has lost it, or if it cannot be one of ours.
@@ -111,27 +165,17 @@ pub(super) async fn write_lines(
     client: &Client,
     repository: &Repository,
     kind: &str,
-    lines: impl Iterator<Item = Result<String, serde_json::Error>>,
+    lines: impl Iterator<Item = serde_json::Result<String>>,
 ) -> Result<Vec<Descriptor>, Failure> {
-    let lines = lines.collect::<Result<Vec<_>, _>>().map_err(|error| broken(repository, &error.to_string()))?;
     let mut layers = Vec::new();
-    for layer in chunks(lines.into_iter(), usize::try_from(MAX_LAYER).unwrap_or(usize::MAX)) {
-        if layer.len() as u64 > MAX_LAYER {
+    for layer in chunks(lines, MAX_LAYER_LENGTH) {
+        let layer = layer.map_err(|error| broken(repository, &error.to_string()))?;
+        if layer.len() > MAX_LAYER_LENGTH {
             return Err(broken(repository, "one entry of our own state is larger than a layer of it may be"));
         }
-        layers.push(write_blob(client, repository, kind, layer).await.map_err(|error| error.failure())?);
+        let blob = described(kind, &layer);
+        client.put_bytes(repository, &blob.digest, layer).await.map_err(|error| error.failure())?;
+        layers.push(blob);
     }
     Ok(layers)
-}
-
-async fn write_blob(
-    client: &Client,
-    repository: &Repository,
-    kind: &str,
-    bytes: Bytes,
-) -> Result<Descriptor, registry::Error> {
-    let digest = Digest::of(&bytes);
-    let size = bytes.len() as u64;
-    client.put_bytes(repository, &digest, bytes).await?;
-    Ok(Descriptor { media_type: kind.to_owned(), digest, size, platform: None, urls: Vec::new() })
 }

@@ -4,6 +4,10 @@
 //! ever completed (nothing in a registry is ever deleted that a ledger does not name), and its last **plan**. Both are JSON
 //! lines in layers of at most 256 KiB, so that neither is ever moved in one piece. The plan is a cache: losing it costs one
 //! look at each image. Losing the ledger means that content is never pruned.
+//!
+//! The ledger is written before the plan, and the plan says whether everything in it is in the ledger. A process that
+//! begins with the plan that was carried out last knows that from the digest of its artifact, in one request, and does not
+//! read the ledger, which may be megabytes.
 
 mod artifact;
 
@@ -225,7 +229,7 @@ impl Ledger {
         let mut layers = self.layers.clone();
         let written = artifact::write_lines(client, &place.repository, LEDGER_TYPE, self.lines(self.new.iter()));
         layers.extend(written.await?);
-        let artifact = Artifact { layers: layers.clone() };
+        let artifact = Artifact { layers: layers.clone(), completed: None };
         match artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await {
             Ok(()) => {
                 self.layers = layers;
@@ -241,11 +245,34 @@ impl Ledger {
     async fn rewrite(&mut self, client: &Client, place: &Place, may_commit: MayCommit<'_>) -> Result<(), Failure> {
         let lines = self.lines(self.entries.keys()).chain(self.unknown.iter().cloned().map(Ok));
         let layers = artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?;
-        let artifact = Artifact { layers: layers.clone() };
+        let artifact = Artifact { layers: layers.clone(), completed: None };
         artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await?;
         self.layers = layers;
         self.new.clear();
         Ok(())
+    }
+}
+
+/// How all items of a plan were completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completed {
+    /// With what refers to them.
+    WithAttachments,
+    /// Without.
+    Alone,
+}
+
+impl Completed {
+    /// As it is written.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::WithAttachments => "with-attachments",
+            Self::Alone => "alone",
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        [Self::WithAttachments, Self::Alone].into_iter().find(|known| known.as_str() == text)
     }
 }
 
@@ -264,9 +291,13 @@ enum PlanLine {
 /// # Errors
 /// The registry cannot be asked.
 pub async fn load_plan(client: &Client, place: &Place) -> Result<Option<Plan>, Failure> {
-    let Some(artifact) = Artifact::load(client, &place.repository, &place.plan, PLAN_TYPE).await? else {
-        return Ok(None);
-    };
+    match Artifact::load(client, &place.repository, &place.plan, PLAN_TYPE).await? {
+        Some(artifact) => read_plan(client, place, &artifact).await,
+        None => Ok(None),
+    }
+}
+
+async fn read_plan(client: &Client, place: &Place, artifact: &Artifact) -> Result<Option<Plan>, Failure> {
     let mut plan: Option<Plan> = None;
     for layer in &artifact.layers {
         let Some(bytes) = artifact::read_layer(client, &place.repository, layer).await? else { return Ok(None) };
@@ -293,11 +324,8 @@ pub async fn load_plan(client: &Client, place: &Place) -> Result<Option<Plan>, F
     Ok(plan.filter(|plan| plan.version == Plan::VERSION))
 }
 
-/// Keeps `plan` as the last one.
-///
-/// # Errors
-/// The registry does not take it, or it may not be written.
-pub async fn save_plan(client: &Client, place: &Place, plan: &Plan, may_commit: MayCommit<'_>) -> Result<(), Failure> {
+/// The lines of a plan's artifact, the same for equal plans.
+fn plan_lines(plan: &Plan) -> impl Iterator<Item = serde_json::Result<String>> {
     let part = || Plan {
         version: plan.version,
         target: plan.target.clone(),
@@ -308,17 +336,66 @@ pub async fn save_plan(client: &Client, place: &Place, plan: &Plan, may_commit: 
         partial: plan.partial,
     };
     let items = plan.items.iter().map(|item| PlanLine::Item(Box::new(item.clone())));
-    let blocked = plan.blocked.iter().map(|one| Plan { blocked: vec![one.clone()], ..part() });
-    let failed = plan.failures.iter().map(|one| Plan { failures: vec![one.clone()], ..part() });
-    let noted = plan.notes.iter().map(|one| Plan { notes: vec![one.clone()], ..part() });
+    let blocked = plan.blocked.iter().map(move |one| Plan { blocked: vec![one.clone()], ..part() });
+    let failed = plan.failures.iter().map(move |one| Plan { failures: vec![one.clone()], ..part() });
+    let noted = plan.notes.iter().map(move |one| Plan { notes: vec![one.clone()], ..part() });
     let more = blocked.chain(failed).chain(noted).map(|more| PlanLine::More(Box::new(more)));
     let lines = std::iter::once(PlanLine::Head(Box::new(part()))).chain(items).chain(more);
-    let lines = lines.map(|line| serde_json::to_string(&line));
-    let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, lines).await?;
-    Ok(Artifact { layers }.store(client, &place.repository, &place.plan, PLAN_TYPE, may_commit).await?)
+    lines.map(|line| serde_json::to_string(&line))
 }
 
-/// The ledger of one object, read once per process and shared by its syncs.
+/// Keeps `plan` as the last one; `completed` if all of it is in the ledger in that manner.
+///
+/// # Errors
+/// The registry does not take it, or it may not be written.
+pub async fn save_plan(
+    client: &Client,
+    place: &Place,
+    plan: &Plan,
+    completed: Option<Completed>,
+    may_commit: MayCommit<'_>,
+) -> Result<(), Failure> {
+    let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, plan_lines(plan)).await?;
+    let artifact = Artifact { layers, completed };
+    Ok(artifact.store(client, &place.repository, &place.plan, PLAN_TYPE, may_commit).await?)
+}
+
+/// What is known of an object's past.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// What it has completed. None if that was not read, because everything in `plan` is known to be in it.
+    pub ledger: Option<Ledger>,
+    /// The plan it has carried out last.
+    pub plan: Option<Arc<Plan>>,
+    /// The manner in which all of that plan is in the ledger, if so.
+    pub completed: Option<Completed>,
+}
+
+impl Record {
+    /// Reads as little as it takes to know what has become of `plan`.
+    async fn load(client: &Client, place: &Place, plan: &Arc<Plan>, completed: Completed) -> Result<Self, Failure> {
+        let manifest = artifact::manifest(client, &place.repository, &place.plan).await?;
+        let Some(manifest) = manifest else {
+            return Ok(Self { ledger: Some(Ledger::load(client, place).await?), ..Self::default() });
+        };
+        let expected = artifact::digest(&place.repository, PLAN_TYPE, plan_lines(plan), Some(completed))?;
+        if *manifest.digest() == expected {
+            return Ok(Self { ledger: None, plan: Some(Arc::clone(plan)), completed: Some(completed) });
+        }
+        let artifact = Artifact::read(&manifest, PLAN_TYPE);
+        let read = async {
+            match &artifact {
+                Some(artifact) => read_plan(client, place, artifact).await,
+                None => Ok(None),
+            }
+        };
+        let (ledger, last) = futures::try_join!(Ledger::load(client, place), read)?;
+        let completed = artifact.and_then(|artifact| artifact.completed).filter(|_| last.is_some());
+        Ok(Self { ledger: Some(ledger), plan: last.map(Arc::new), completed })
+    }
+}
+
+/// What is known of one object's past, read once per process and shared by its syncs.
 #[derive(Clone, Default)]
 pub struct Memory {
     inner: Arc<Mutex<Option<Remembered>>>,
@@ -327,31 +404,59 @@ pub struct Memory {
 #[derive(Clone)]
 struct Remembered {
     place: String,
-    ledger: Ledger,
-    plan: Option<Arc<Plan>>,
+    record: Record,
 }
 
 impl Memory {
-    /// What is remembered of `place`, read from the registry the first time.
+    /// What is remembered of `place`, as far as it takes to know what has become of `plan` in the manner of `completed`;
+    /// read from the registry the first time.
     ///
     /// # Errors
     /// The registry cannot be asked.
-    pub async fn get(&self, client: &Client, place: &Place) -> Result<(Ledger, Option<Arc<Plan>>), Failure> {
-        let key = format!("{}:{}", place.repository, place.ledger);
-        let kept = self.lock().clone().filter(|kept| kept.place == key);
-        if let Some(kept) = kept {
-            return Ok((kept.ledger, kept.plan));
+    pub async fn get(
+        &self,
+        client: &Client,
+        place: &Place,
+        plan: &Arc<Plan>,
+        completed: Completed,
+    ) -> Result<Record, Failure> {
+        let record = match self.kept(place) {
+            None => Record::load(client, place, plan, completed).await?,
+            Some(kept) => {
+                let all = kept.completed == Some(completed) && kept.plan.as_ref() == Some(plan);
+                if kept.ledger.is_some() || all {
+                    return Ok(kept);
+                }
+                Record { ledger: Some(Ledger::load(client, place).await?), ..kept }
+            }
+        };
+        self.put(place, record.clone());
+        Ok(record)
+    }
+
+    /// The plan that was carried out last, as far as that is remembered or can be read.
+    ///
+    /// # Errors
+    /// The registry cannot be asked.
+    pub async fn last_plan(&self, client: &Client, place: &Place) -> Result<Option<Arc<Plan>>, Failure> {
+        match self.kept(place) {
+            Some(kept) => Ok(kept.plan),
+            None => Ok(load_plan(client, place).await?.map(Arc::new)),
         }
-        let (ledger, plan) = futures::try_join!(Ledger::load(client, place), load_plan(client, place))?;
-        let plan = plan.map(Arc::new);
-        *self.lock() = Some(Remembered { place: key, ledger: ledger.clone(), plan: plan.clone() });
-        Ok((ledger, plan))
     }
 
     /// Replaces what is remembered.
-    pub fn put(&self, place: &Place, ledger: Ledger, plan: Option<Arc<Plan>>) {
-        let key = format!("{}:{}", place.repository, place.ledger);
-        *self.lock() = Some(Remembered { place: key, ledger, plan });
+    pub fn put(&self, place: &Place, record: Record) {
+        *self.lock() = Some(Remembered { place: Self::key(place), record });
+    }
+
+    fn kept(&self, place: &Place) -> Option<Record> {
+        let kept = self.lock().clone().filter(|kept| kept.place == Self::key(place));
+        kept.map(|kept| kept.record)
+    }
+
+    fn key(place: &Place) -> String {
+        format!("{}:{}", place.repository, place.ledger)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Remembered>> {
@@ -364,21 +469,28 @@ fn broken(place: &Repository, what: &str) -> Failure {
     Failure::transient(Reason::RegistryError, format!("`{place}`: {what}"))
 }
 
-/// Cuts lines into layers.
-fn chunks(lines: impl Iterator<Item = String>, max: usize) -> Vec<Bytes> {
-    let mut layers = Vec::new();
-    let mut layer = String::new();
-    for line in lines {
-        if !layer.is_empty() && layer.len() + line.len() + 1 > max {
-            layers.push(Bytes::from(std::mem::take(&mut layer)));
+/// Cuts lines into layers, one at a time.
+fn chunks<E>(
+    lines: impl Iterator<Item = Result<String, E>>,
+    max: usize,
+) -> impl Iterator<Item = Result<Bytes, E>> {
+    let mut lines = lines.peekable();
+    std::iter::from_fn(move || {
+        let mut layer = String::new();
+        while let Some(line) = lines.next_if(|line| match line {
+            Ok(line) => layer.is_empty() || layer.len() + line.len() < max,
+            Err(_) => true,
+        }) {
+            match line {
+                Ok(line) => {
+                    layer.push_str(&line);
+                    layer.push('\n');
+                }
+                Err(error) => return Some(Err(error)),
+            }
         }
-        layer.push_str(&line);
-        layer.push('\n');
-    }
-    if !layer.is_empty() {
-        layers.push(Bytes::from(layer));
-    }
-    layers
+        (!layer.is_empty()).then(|| Ok(Bytes::from(layer)))
+    })
 }
 
 #[cfg(test)]
@@ -387,9 +499,19 @@ mod tests {
 
     #[test]
     fn lines_are_cut_into_layers_without_being_torn() {
-        let layers = chunks(["aaaa", "bbbb", "cc"].into_iter().map(str::to_owned), 10);
-        assert_eq!(layers, ["aaaa\nbbbb\n", "cc\n"]);
-        assert!(chunks(std::iter::empty(), 10).is_empty());
+        let cut = |lines: &[&str]| -> Vec<Bytes> {
+            let lines = lines.iter().map(|line| Ok::<_, std::convert::Infallible>((*line).to_owned()));
+            chunks(lines, 10).map(|Ok(layer)| layer).collect()
+        };
+        assert_eq!(cut(&["aaaa", "bbbb", "cc"]), ["aaaa\nbbbb\n", "cc\n"]);
+        assert_eq!(cut(&["a", "longer than it may be", "c"]), ["a\n", "longer than it may be\n", "c\n"]);
+        assert!(cut(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_no_layer() {
+        let mut layers = chunks([Ok("a".to_owned()), Err("no"), Ok("b".to_owned())].into_iter(), 10);
+        assert_eq!(layers.next(), Some(Err("no")));
     }
 
     #[test]

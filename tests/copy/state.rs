@@ -1,7 +1,8 @@
 //! The ledger and the last plan, kept in the target.
 
 use imageset_mirror::failure::Failure;
-use imageset_mirror::plan::Blocked;
+use imageset_mirror::plan::{Blocked, Plan};
+use imageset_mirror::state::Completed::{Alone, WithAttachments};
 use imageset_mirror::state::{Ledger, Memory, Place, load_plan, save_plan};
 
 use super::fake::{error, html};
@@ -107,7 +108,7 @@ async fn something_else_under_the_tags_of_the_state_counts_as_none() {
     let mut ledger = Ledger::default();
     ledger.add(&kept.world.items[0], true, NOW);
     ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
-    save_plan(&kept.client, &kept.place, &kept.world.plan(), &|| true).await.unwrap();
+    save_plan(&kept.client, &kept.place, &kept.world.plan(), None, &|| true).await.unwrap();
     for (_, tag) in kept.world.target.tags() {
         kept.world.target.put_manifest(STATE, &tag, media_type::OCI_INDEX, r#"{"manifests":[]}"#);
     }
@@ -127,7 +128,7 @@ async fn a_plan_is_read_back_as_it_was_whatever_its_size() {
     plan.failures = (0..1500).map(|number| (origin(number), failure.clone())).collect();
     plan.items[7].after = vec![1, 2];
     plan.items[8].platforms = ["linux/amd64".to_owned()].into();
-    save_plan(&kept.client, &kept.place, &plan, &|| true).await.unwrap();
+    save_plan(&kept.client, &kept.place, &plan, None, &|| true).await.unwrap();
     assert!(load_plan(&kept.client, &kept.place).await.unwrap() == Some(plan));
     let blobs = kept.world.target.blobs();
     let length = |blob: &String| kept.world.target.blob(STATE, &blob.parse().unwrap()).unwrap().len();
@@ -139,7 +140,7 @@ async fn a_plan_is_read_back_as_it_was_whatever_its_size() {
 async fn a_plan_that_has_lost_a_layer_is_none() {
     let kept = kept(1).await;
     assert_eq!(load_plan(&kept.client, &kept.place).await.unwrap(), None);
-    save_plan(&kept.client, &kept.place, &kept.world.plan(), &|| true).await.unwrap();
+    save_plan(&kept.client, &kept.place, &kept.world.plan(), None, &|| true).await.unwrap();
     let empty = Digest::of(b"{}").to_string();
     for blob in kept.world.target.blobs().into_iter().filter(|blob| *blob != empty) {
         kept.world.target.lose_blob(STATE, &blob.parse().unwrap());
@@ -147,18 +148,72 @@ async fn a_plan_that_has_lost_a_layer_is_none() {
     assert_eq!(load_plan(&kept.client, &kept.place).await.unwrap(), None);
 }
 
+/// Writes the state of a sync that has completed everything.
+async fn completed(kept: &Kept) -> Arc<Plan> {
+    let mut ledger = Ledger::load(&kept.client, &kept.place).await.unwrap();
+    for item in &kept.world.items {
+        ledger.add(item, true, NOW);
+    }
+    ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
+    let plan = kept.world.plan();
+    save_plan(&kept.client, &kept.place, &plan, Some(WithAttachments), &|| true).await.unwrap();
+    Arc::new(plan)
+}
+
 #[tokio::test]
 async fn state_is_read_once_per_process() {
     let kept = kept(1).await;
     let memory = Memory::default();
-    let (mut ledger, plan) = memory.get(&kept.client, &kept.place).await.unwrap();
-    assert!(plan.is_none());
-    ledger.add(&kept.world.items[0], true, NOW);
-    memory.put(&kept.place, ledger, Some(Arc::new(kept.world.plan())));
+    let plan = Arc::new(kept.world.plan());
+    let mut record = memory.get(&kept.client, &kept.place, &plan, WithAttachments).await.unwrap();
+    assert!(record.plan.is_none());
+    record.ledger.as_mut().unwrap().add(&kept.world.items[0], true, NOW);
+    record.plan = Some(Arc::clone(&plan));
+    memory.put(&kept.place, record);
     kept.world.target.clear();
-    let (ledger, plan) = memory.get(&kept.client, &kept.place).await.unwrap();
-    assert_eq!((ledger.len(), plan.is_some()), (1, true));
+    let record = memory.get(&kept.client, &kept.place, &plan, WithAttachments).await.unwrap();
+    assert_eq!((record.ledger.unwrap().len(), record.plan.is_some()), (1, true));
     assert!(kept.world.target.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_process_that_begins_with_the_plan_that_was_completed_last_reads_nothing_else() {
+    let kept = kept(3000).await;
+    let plan = completed(&kept).await;
+    kept.world.target.clear();
+    let memory = Memory::default();
+    for _ in 0..2 {
+        let record = memory.get(&kept.client, &kept.place, &plan, WithAttachments).await.unwrap();
+        assert!(record.ledger.is_none());
+        assert_eq!((record.plan.as_ref(), record.completed), (Some(&plan), Some(WithAttachments)));
+        assert_eq!(kept.world.target.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_plan_in_another_manner_or_with_another_item_needs_the_ledger() {
+    let mut kept = kept(2).await;
+    let plan = completed(&kept).await;
+    let record = Memory::default().get(&kept.client, &kept.place, &plan, Alone).await.unwrap();
+    assert_eq!(record.ledger.map(|ledger| ledger.len()), Some(2));
+    assert_eq!((record.plan.as_ref(), record.completed), (Some(&plan), Some(WithAttachments)));
+    // Also in a process that has not read it so far.
+    let memory = Memory::default();
+    memory.get(&kept.client, &kept.place, &plan, WithAttachments).await.unwrap();
+    kept.world.wants("a/b", &Digest::of(b"new"), "m/a:new");
+    let wider = Arc::new(kept.world.plan());
+    let record = memory.get(&kept.client, &kept.place, &wider, WithAttachments).await.unwrap();
+    assert_eq!(record.ledger.map(|ledger| ledger.len()), Some(2));
+    assert_eq!(record.plan, Some(plan));
+}
+
+#[tokio::test]
+async fn a_plan_of_which_not_all_is_in_the_ledger_says_nothing_of_it() {
+    let kept = kept(2).await;
+    let plan = completed(&kept).await;
+    save_plan(&kept.client, &kept.place, &plan, None, &|| true).await.unwrap();
+    let record = Memory::default().get(&kept.client, &kept.place, &plan, WithAttachments).await.unwrap();
+    assert_eq!((record.ledger.is_some(), record.completed), (true, None));
 }
 
 #[tokio::test]
@@ -195,6 +250,6 @@ async fn who_is_not_in_charge_any_more_puts_no_tag() {
     ledger.add(&kept.world.items[0], true, NOW);
     let failure = ledger.save(&kept.client, &kept.place, &|| false).await.unwrap_err();
     assert_eq!(failure.reason, Reason::Cancelled);
-    assert!(save_plan(&kept.client, &kept.place, &kept.world.plan(), &|| false).await.is_err());
+    assert!(save_plan(&kept.client, &kept.place, &kept.world.plan(), None, &|| false).await.is_err());
     assert!(kept.world.target.tags().is_empty());
 }

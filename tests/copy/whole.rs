@@ -97,7 +97,25 @@ async fn the_next_process_knows_from_the_target_what_was_done() {
     let copied = object.sync().await;
     assert_eq!((copied.added, copied.removed), (0, 0));
     assert_eq!(object.world.target.count("HEAD"), 1);
+    // One look at the last plan, and nothing else of the state.
+    assert_eq!(object.world.target.lines().len(), 2);
     assert_eq!(object.world.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_the_process_before_completed_is_missed_and_restored_in_the_next() {
+    let mut object = Object::new(&["a/b:1"]).await;
+    image(&object.world.source, "a/b", "1", &["one"]);
+    assert!(object.sync().await.report.complete());
+    object.world.target.lose_manifest("a/b", "1");
+    object.memory = Memory::default();
+    object.world.target.clear();
+    assert!(object.sync().await.report.items[0].restored);
+    // The ledger has it already.
+    assert_eq!(object.world.target.count("-ledger"), 0);
+    image(&object.world.source, "a/b", "1", &["two"]);
+    assert_eq!(object.sync().await.removed, 1);
+    assert_eq!(object.world.target.count("PUT /v2/imageset-mirror/state/manifests/"), 2);
 }
 
 #[tokio::test]

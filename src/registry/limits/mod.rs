@@ -5,6 +5,7 @@
 
 mod health;
 mod pace;
+mod throttle;
 mod window;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use super::{Problem, Side};
 use crate::gate::Place;
 use health::{Admission, Health, Subject};
 use pace::Pace;
+pub use throttle::Throttle;
 pub use window::Share;
 use window::{Fair, Window};
 
@@ -456,34 +458,5 @@ impl Host {
 
     fn slot(&self, capability: Capability) -> Option<&AtomicU8> {
         self.capabilities.get(capability as usize)
-    }
-}
-
-/// A bound on bytes per second, shared by everybody who has a clone of its `Arc`.
-///
-/// Whoever takes more than is left waits before going on, so the rate holds over any time much longer than one frame.
-#[derive(Debug)]
-pub struct Throttle {
-    per_second: u64,
-    next: Mutex<Option<Instant>>,
-}
-
-impl Throttle {
-    /// A bound of `per_second` bytes per second; zero counts as one.
-    pub fn new(per_second: u64) -> Self {
-        Self { per_second: per_second.max(1), next: Mutex::new(None) }
-    }
-
-    /// Waits until `bytes` more may pass. What was taken stays taken if the future is dropped.
-    pub async fn take(&self, bytes: u64) {
-        let wait_until = {
-            let now = Instant::now();
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = next.map_or(now, |at| at.max(now));
-            let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.per_second);
-            *next = Some(start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(MAX_HOLD * 60));
-            start
-        };
-        tokio::time::sleep_until(wait_until).await;
     }
 }

@@ -1,5 +1,6 @@
 //! Answers: bounded reading, and what an error says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use tokio::time::timeout;
 
 use super::error::{Request, clean, passes};
-use super::{Error, Permit, Problem, Trouble};
+use super::{Error, Limits, Permit, Problem, Trouble};
 
 /// The longest `Retry-After` that is believed: sums of such times stay far below what a number can hold.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(30 * 24);
@@ -26,6 +27,8 @@ pub(super) struct Reply {
     pub(super) stall: Duration,
     /// How long the whole body may take where it is read whole.
     pub(super) whole: Duration,
+    /// Whose observer hears how it goes on.
+    pub(super) limits: Arc<Limits>,
     /// Given back when the answer has been read.
     pub(super) permit: Option<Permit>,
 }
@@ -54,6 +57,11 @@ impl Reply {
         Error::new(self.request.clone(), problem)
     }
 
+    /// The failure of an answer that did not come as it should, which is counted.
+    pub(super) fn broken(&self, problem: Problem) -> Error {
+        self.limits.broken(self.error(problem))
+    }
+
     /// The next bytes of the body.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         match timeout(self.stall, self.response.chunk()).await {
@@ -61,9 +69,9 @@ impl Reply {
             Ok(Err(error)) => {
                 let error = error.without_url();
                 let problem = Problem::Unreachable(if error.is_timeout() { Trouble::Stall } else { Trouble::Cut });
-                Err(Error::with_source(self.request.clone(), problem, error))
+                Err(self.limits.broken(Error::with_source(self.request.clone(), problem, error)))
             }
-            Err(_elapsed) => Err(self.error(Problem::Unreachable(Trouble::Stall))),
+            Err(_elapsed) => Err(self.broken(Problem::Unreachable(Trouble::Stall))),
         }
     }
 
@@ -71,7 +79,7 @@ impl Reply {
     pub(super) async fn bytes(&mut self, limit: u64) -> Result<Bytes, Error> {
         match timeout(self.whole, self.collect(limit)).await {
             Ok(body) => body,
-            Err(_elapsed) => Err(self.error(Problem::Unreachable(Trouble::Stall))),
+            Err(_elapsed) => Err(self.broken(Problem::Unreachable(Trouble::Stall))),
         }
     }
 

@@ -381,9 +381,12 @@ impl Inner {
             elapsed: started.elapsed(),
         });
         match result {
-            Ok(Ok(response)) => Ok(Reply { response, request, stall: timing.stall, whole: timing.body, permit: None }),
-            Ok(Err(error)) => Err(classify(request, url, error)),
-            Err(trouble) => Err(Error::new(request, Problem::Unreachable(trouble))),
+            Ok(Ok(response)) => {
+                let limits = Arc::clone(&self.limits);
+                Ok(Reply { response, request, stall: timing.stall, whole: timing.body, limits, permit: None })
+            }
+            Ok(Err(error)) => Err(self.limits.broken(classify(request, url, error))),
+            Err(trouble) => Err(self.limits.broken(Error::new(request, Problem::Unreachable(trouble)))),
         }
     }
 

@@ -19,8 +19,8 @@ use http::Method;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Problem, Side};
-use crate::gate::Place;
+use super::{Error, Problem, Side};
+use crate::gate::{Load, Place};
 use health::{Admission, Health, Subject};
 use pace::Pace;
 pub use throttle::Throttle;
@@ -110,11 +110,15 @@ pub trait Observer: Send + Sync {
     /// A request has ended.
     fn request(&self, event: &RequestEvent<'_>);
 
-    /// Bytes of blobs were read from (source) or handed to (target) a host.
+    /// Bytes of blobs were read from (source) or handed to (target) a host, as they go, whatever becomes of them.
     fn bytes(&self, _host: &str, _side: Side, _count: u64) {}
 
-    /// The reading of a blob was taken up again after a break.
-    fn resumed(&self, _host: &str) {}
+    /// The transfer of a blob from (source) or to (target) a host goes on after a break, and the first `kept` bytes need
+    /// not be moved again.
+    fn resumed(&self, _host: &str, _side: Side, _kept: u64) {}
+
+    /// A host did not answer, its connection broke or stalled, or it gave something else than was asked for.
+    fn broke(&self, _host: &str, _problem: &Problem) {}
 }
 
 /// An observer that counts nothing.
@@ -179,9 +183,15 @@ impl Limits {
         &*self.observer
     }
 
+    /// An error of a request or an answer, after the observer was told.
+    pub(super) fn broken(&self, error: Error) -> Error {
+        self.observer.broke(&error.asked_of(), error.problem());
+        error
+    }
+
     /// The shared knowledge about `host[:port]`.
     pub fn host(&self, host: &str) -> Arc<Host> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = lock(&self.hosts);
         if let Some(known) = hosts.get(host) {
             return Arc::clone(known);
         }
@@ -189,6 +199,23 @@ impl Limits {
         hosts.insert(host.to_owned(), Arc::clone(&new));
         new
     }
+
+    /// How much there is to do at each host that was asked for something so far, by name.
+    pub fn loads(&self) -> Vec<(String, Loads)> {
+        let hosts: Vec<_> = lock(&self.hosts).values().cloned().collect();
+        hosts.iter().map(|host| (host.name.clone(), host.loads())).collect()
+    }
+}
+
+/// How much there is to do at one host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loads {
+    /// Blobs that are read.
+    pub read: Load,
+    /// Blobs that are written.
+    pub write: Load,
+    /// Other requests.
+    pub metadata: Load,
 }
 
 /// What is shared about one host.
@@ -341,9 +368,9 @@ impl Host {
         Permit { _place: window.acquire(share, cost).await, window: Arc::clone(window) }
     }
 
-    /// How many places the windows for blobs read, blobs written and other requests have, and how many are taken.
-    pub fn windows(&self) -> [(usize, usize); 3] {
-        [&self.source_bulk, &self.target_bulk, &self.metadata].map(|window| window.gauge())
+    /// How much there is to do in the windows now.
+    pub fn loads(&self) -> Loads {
+        Loads { read: self.source_bulk.load(), write: self.target_bulk.load(), metadata: self.metadata.load() }
     }
 
     /// Waits until a request for `path` may be made: while the host is down, and at its pace.

@@ -588,6 +588,7 @@ mod tests {
             r#"imagesetmirror_registry_resumed_bytes_total{host="quay.io"} 5"#,
             r#"imagesetmirror_registry_faults_total{host="quay.io",kind="stall"} 1"#,
             r#"imagesetmirror_registry_faults_total{host="quay.io",kind="digest"} 1"#,
+            r#"imagesetmirror_registry_ratelimit_remaining{host="quay.io"} 76"#,
             r#"imagesetmirror_registry_window_places{host="quay.io",class="read"} 6"#,
             r#"imagesetmirror_registry_window_taken{host="quay.io",class="write"} 0"#,
             r#"imagesetmirror_registry_window_waiting{host="quay.io",class="metadata"} 0"#,

@@ -10,15 +10,18 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Direction, Metrics};
-
 use crate::registry::{Limits, Load, Observer, Problem, RequestEvent, Side, Trouble};
 
 /// Hosts that get series of their own; the others share `other`.
 const MAX_HOSTS: usize = 50;
+
+/// What the others are called.
+const OTHER: &str = "other";
 
 const REQUEST_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -62,7 +65,7 @@ impl Hosts {
         if hosts.len() < MAX_HOSTS && !hosts.contains(host) {
             hosts.insert(host.to_owned());
         }
-        if hosts.contains(host) { host.to_owned() } else { "other".to_owned() }
+        if hosts.contains(host) { host.to_owned() } else { OTHER.to_owned() }
     }
 }
 
@@ -80,6 +83,7 @@ pub struct RegistryMetrics {
     resumes: Family<HostLabel, Counter>,
     resumed_bytes: Family<HostLabel, Counter>,
     faults: Family<FaultLabels, Counter>,
+    remaining: Family<HostLabel, Gauge>,
 }
 
 impl RegistryMetrics {
@@ -98,6 +102,7 @@ impl RegistryMetrics {
             resumes: Family::default(),
             resumed_bytes: Family::default(),
             faults: Family::default(),
+            remaining: Family::default(),
         };
         registry.register_collector(Box::new(metrics.watched.clone()));
         registry.register("registry_requests", "Requests to registries by status", metrics.requests.clone());
@@ -117,6 +122,8 @@ impl RegistryMetrics {
         registry.register("registry_resumed_bytes", help, metrics.resumed_bytes.clone());
         let help = "Requests and answers that broke, stalled, or brought something else than was asked for";
         registry.register("registry_faults", help, metrics.faults.clone());
+        let help = "Requests that a registry still takes, as far as it says so";
+        registry.register("registry_ratelimit_remaining", help, metrics.remaining.clone());
         metrics
     }
 
@@ -222,6 +229,14 @@ impl Observer for RegistryObserver {
         if event.token {
             metrics.one(&metrics.tokens, event.host);
         }
+        if let Some(remaining) = event.remaining {
+            let host = metrics.hosts.label(event.host);
+            // What remains at several hosts has no sum.
+            if host != OTHER {
+                let remaining = i64::try_from(remaining).unwrap_or(i64::MAX);
+                metrics.remaining.get_or_create(&HostLabel { host }).set(remaining);
+            }
+        }
     }
 
     fn resumed(&self, host: &str, _side: Side, kept: u64) {
@@ -270,6 +285,7 @@ pub(super) mod tests {
             told_to_wait: true,
             retry: false,
             token: true,
+            remaining: Some(76),
             elapsed: Duration::from_millis(1),
         });
         observer.resumed(host, Side::Target, 5);

@@ -175,9 +175,36 @@ fn stated_wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
 }
 
+/// `ratelimit-remaining: 76;w=21600`, as Docker Hub writes it, or the same in one of the forms that `RateLimit` has had in
+/// draft-ietf-httpapi-ratelimit-headers: how many requests may still be made. The least, where there are several.
+pub(super) fn remaining(headers: &HeaderMap) -> Option<u64> {
+    if let Some(value) = headers.get("ratelimit-remaining") {
+        return value.to_str().ok()?.split([';', ',']).next()?.trim().parse().ok();
+    }
+    let parameters = headers.get("ratelimit")?.to_str().ok()?.split([';', ',']);
+    let pairs = parameters.filter_map(|parameter| parameter.trim().split_once('='));
+    pairs.filter(|(key, _)| matches!(*key, "remaining" | "r")).filter_map(|(_, count)| count.parse().ok()).min()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_remains_of_a_limit_is_read_in_every_form() {
+        let read = |name: &'static str, value: &str| {
+            remaining(&HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())]))
+        };
+        assert_eq!(read("ratelimit-remaining", "76;w=21600"), Some(76));
+        assert_eq!(read("ratelimit-remaining", " 0 "), Some(0));
+        assert_eq!(read("ratelimit", "limit=100, remaining=50, reset=5"), Some(50));
+        assert_eq!(read("ratelimit", "\"burst\";r=3;t=1, \"day\";r=1000;t=3600"), Some(3));
+        for bad in ["", "-1", "many", ";w=3"] {
+            assert_eq!(read("ratelimit-remaining", bad), None, "{bad}");
+            assert_eq!(read("ratelimit", bad), None, "{bad}");
+        }
+        assert_eq!(read("ratelimit-limit", "100;w=21600"), None);
+    }
 
     fn after(value: &str, date: Option<&str>) -> Option<u64> {
         let mut headers = HeaderMap::new();

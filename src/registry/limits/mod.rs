@@ -94,6 +94,8 @@ pub struct RequestEvent<'a> {
     pub retry: bool,
     /// True for a request for a token.
     pub token: bool,
+    /// How many more requests the host says that it takes, if it says so.
+    pub remaining: Option<u64>,
     /// Time until the headers of the answer, or until there was none.
     pub elapsed: Duration,
 }
@@ -231,6 +233,8 @@ pub struct Host {
     /// The health has changed.
     changed: Notify,
     capabilities: [AtomicU8; CAPABILITIES],
+    /// Somebody was told that nothing remains of what may be asked.
+    told_spent: AtomicBool,
     /// Somebody has asked for referrers, or is just asking.
     asked: AtomicBool,
     asking: tokio::sync::Mutex<()>,
@@ -348,6 +352,7 @@ impl Host {
             health: Mutex::default(),
             changed: Notify::new(),
             capabilities: Default::default(),
+            told_spent: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             asking: tokio::sync::Mutex::default(),
             chunk: AtomicU64::new(0),
@@ -425,6 +430,19 @@ impl Host {
         let until = Instant::now() + time.min(MAX_HOLD);
         let mut held = lock(&self.held_until);
         *held = Some(held.map_or(until, |old| old.max(until)));
+    }
+
+    /// Takes note that the host says that nothing remains of what may be asked of it.
+    ///
+    /// That changes nothing about what is asked: Docker Hub says so for hours, in which it goes on to answer HEAD requests
+    /// and to give blobs, and what it counts by the second shows no sooner in this than in a refusal.
+    pub(super) fn spent(&self) {
+        if !self.told_spent.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                host = self.name,
+                "the registry says that its limit of requests is reached: it may refuse more; credentials may have a higher limit"
+            );
+        }
     }
 
     /// How much longer the host is held.

@@ -18,11 +18,32 @@ pub trait Line: Sized {
 
     /// True if nobody waits.
     fn is_empty(&self) -> bool;
+
+    /// How many wait, without those who have gone.
+    fn waiting(&self) -> usize;
 }
 
 /// Somebody who waits.
 pub struct Waiter<L: Line> {
     granted: oneshot::Sender<Place<L>>,
+}
+
+impl<L: Line> Waiter<L> {
+    /// True if nobody wants the place any more.
+    pub fn is_gone(&self) -> bool {
+        self.granted.is_closed()
+    }
+}
+
+/// How much a gate has to do at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// How many places there are.
+    pub places: usize,
+    /// How many are taken; more than there are right after there have come to be fewer.
+    pub taken: usize,
+    /// How many wait for one.
+    pub waiting: usize,
 }
 
 /// Places, and the line before them.
@@ -88,7 +109,7 @@ impl<L: Line> Gate<L> {
                     return;
                 }
                 let Some(waiter) = state.line.next() else { return };
-                if waiter.granted.is_closed() {
+                if waiter.is_gone() {
                     continue;
                 }
                 state.taken += 1;
@@ -110,10 +131,10 @@ impl<L: Line> Gate<L> {
         !self.lock().line.is_empty()
     }
 
-    /// How many places there are, and how many are taken.
-    pub fn gauge(&self) -> (usize, usize) {
+    /// What there is to do now. Takes time with the number of those who wait.
+    pub fn load(&self) -> Load {
         let state = self.lock();
-        (state.places, state.taken)
+        Load { places: state.places, taken: state.taken, waiting: state.line.waiting() }
     }
 }
 
@@ -129,8 +150,9 @@ impl<L: Line> Drop for Place<L> {
 
 impl<L: Line> fmt::Debug for Gate<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (places, taken) = self.gauge();
-        f.debug_struct("Gate").field("places", &places).field("taken", &taken).finish_non_exhaustive()
+        let Load { places, taken, waiting } = self.load();
+        let mut shown = f.debug_struct("Gate");
+        shown.field("places", &places).field("taken", &taken).field("waiting", &waiting).finish()
     }
 }
 
@@ -184,6 +206,10 @@ pub(crate) mod tests {
         fn is_empty(&self) -> bool {
             self.0.is_empty()
         }
+
+        fn waiting(&self) -> usize {
+            self.0.iter().filter(|waiter| !waiter.is_gone()).count()
+        }
     }
 
     #[tokio::test]
@@ -196,12 +222,14 @@ pub(crate) mod tests {
         for one in [&mut gone, &mut granted, &mut last] {
             assert!(futures::poll!(one).is_pending());
         }
+        assert_eq!(gate.load(), Load { places: 1, taken: 1, waiting: 3 });
         drop(gone);
+        assert_eq!(gate.load(), Load { places: 1, taken: 1, waiting: 2 });
         drop(first);
         // Has the place, and never looks.
         drop(granted);
         assert!(futures::poll!(&mut last).is_ready());
-        assert_eq!(gate.gauge(), (1, 0));
+        assert_eq!(gate.load(), Load { places: 1, taken: 0, waiting: 0 });
     }
 
     #[tokio::test]
@@ -214,6 +242,6 @@ pub(crate) mod tests {
         gate.resize(2);
         let _second = second.await;
         gate.resize(1);
-        assert_eq!(gate.gauge(), (1, 2));
+        assert_eq!(gate.load(), Load { places: 1, taken: 2, waiting: 0 });
     }
 }

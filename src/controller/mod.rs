@@ -208,6 +208,7 @@ pub async fn run(
     };
     let windows = settings.concurrency.map_or_else(Windows::default, |most| Windows::at_most(most.get()));
     let limits = Arc::new(Limits::observed(windows, Arc::new(RegistryObserver::new(metrics.clone()))));
+    metrics.registry.watch(&limits);
     let worker = Arc::new(Worker {
         access: Access::new(client.clone(), limits).rendering(settings.helm.clone()),
         cluster: cluster_id,

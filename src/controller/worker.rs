@@ -17,10 +17,10 @@ use crate::clock::Clock;
 use crate::copy::{Finding, ItemReport, Observe, Outcome, Report, Stop, Survey, Trust};
 use crate::failure::Failure;
 use crate::lease::Fence;
-use crate::metrics::{Direction, Drift, ImageOutcome, Metrics, SyncOutcome};
+use crate::metrics::{BlobOutcome, Direction, Drift, ImageOutcome, Metrics, SyncOutcome};
 use crate::oci::{Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem};
-use crate::registry::Throttle;
+use crate::registry::{Throttle, Transferred};
 use crate::request::{Attachments, Mode, Request};
 use crate::resources::Releases;
 use crate::state::{Memory, Place, load_plan};
@@ -420,6 +420,14 @@ impl Observe for Watch<'_> {
 
     fn blob_ended(&self, took: Duration) {
         self.metrics.blob_ended(took);
+    }
+
+    fn blob_settled(&self, how: Transferred) {
+        self.metrics.blob(match how {
+            Transferred::Uploaded { .. } => BlobOutcome::Uploaded,
+            Transferred::Mounted => BlobOutcome::Mounted,
+            Transferred::Present => BlobOutcome::Present,
+        });
     }
 
     fn uploaded(&self, bytes: u64) {

@@ -16,7 +16,8 @@ use super::{Attachments, Engine, Gates, Observe, Run, Tally, Trust};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
 use crate::plan::PlanItem;
-use crate::registry::{self, By, Client, Offer, Progress, PutOutcome, SMALL_BLOB, Side, UploadSession, offer, send};
+use crate::registry::{self, By, Client, Offer, Progress, PutOutcome, SMALL_BLOB, Side, Transferred, UploadSession};
+use crate::registry::{offer, send};
 
 /// Indexes within indexes; real ones have one level.
 const MAX_DEPTH: usize = 4;
@@ -33,6 +34,19 @@ pub(super) struct Image<'a> {
     /// Only some platforms of its index are copied.
     pub(super) filtered: bool,
     pub(super) tally: &'a Tally,
+}
+
+impl Image<'_> {
+    /// Counts a blob that is in the target. The bytes of what was sent were counted as they went.
+    fn settled(&self, blob: &Descriptor, how: Transferred) {
+        match how {
+            Transferred::Present => add(&self.tally.present, blob.size),
+            Transferred::Mounted => add(&self.tally.mounted, blob.size),
+            Transferred::Uploaded { .. } => {}
+        }
+        self.tally.wrote.fetch_or(how != Transferred::Present, Ordering::Relaxed);
+        self.run.observe.blob_settled(how);
+    }
 }
 
 /// Where the manifest of a tree is, as far as the caller knows.
@@ -236,7 +250,7 @@ impl Engine {
     async fn blob(&self, image: &Image<'_>, blob: &Descriptor) -> Result<(), Failure> {
         let (claim, home) = match self.claims.turn(image.target, &blob.digest).await {
             Turn::Present => {
-                add(&image.tally.present, blob.size);
+                image.settled(blob, Transferred::Present);
                 return Ok(());
             }
             Turn::Yours { claim, home } => (claim, home),
@@ -249,18 +263,12 @@ impl Engine {
             Some(home) => self.offer(image, blob, home).await?,
             None => Offer::Wanted(None),
         };
-        let wrote = match offered {
-            Offer::Mounted => {
-                add(&image.tally.mounted, blob.size);
-                true
-            }
-            Offer::Present => {
-                add(&image.tally.present, blob.size);
-                false
-            }
+        let how = match offered {
+            Offer::Mounted => Transferred::Mounted,
+            Offer::Present => Transferred::Present,
             Offer::Wanted(session) => self.move_blob(image, blob, session).await?,
         };
-        image.tally.wrote.fetch_or(wrote, Ordering::Relaxed);
+        image.settled(blob, how);
         claim.done();
         Ok(())
     }
@@ -269,13 +277,13 @@ impl Engine {
         offer(&self.target, image.target, blob, home).await.map_err(|error| error.failure())
     }
 
-    /// Sends a blob when its turn comes, unless its repository turns out to have it; true if it was sent.
+    /// Sends a blob when its turn comes, unless its repository turns out to have it.
     async fn move_blob(
         &self,
         image: &Image<'_>,
         blob: &Descriptor,
         session: Option<Box<UploadSession>>,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Transferred, Failure> {
         // Small ones are requests like others, but are held whole.
         let (_held, _place) = if blob.size <= SMALL_BLOB {
             (self.small.acquire().await.ok(), None)
@@ -291,10 +299,7 @@ impl Engine {
             // Mounting from the repository itself asks whether the blob is there and opens the upload if it is not.
             None => match self.offer(image, blob, image.target).await? {
                 Offer::Wanted(session) => session,
-                Offer::Present | Offer::Mounted => {
-                    add(&image.tally.present, blob.size);
-                    return Ok(false);
-                }
+                Offer::Present | Offer::Mounted => return Ok(Transferred::Present),
             },
         };
         let _moving = Moving::new(image.run.observe);
@@ -307,7 +312,7 @@ impl Engine {
             return self.put_made(image, blob, session, bytes).await;
         }
         let sent = send(&self.source, image.source, &self.target, image.target, blob, session, progress).await;
-        sent.map(|_how| true).map_err(|error| error.failure())
+        sent.map_err(|error| error.failure())
     }
 
     /// Puts a blob that was made here.
@@ -317,12 +322,12 @@ impl Engine {
         blob: &Descriptor,
         session: Option<Box<UploadSession>>,
         bytes: &Bytes,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Transferred, Failure> {
         let put = registry::put(&self.target, image.target, &blob.digest, session, bytes.clone()).await;
         put.map_err(|error| error.failure())?;
         add(&image.tally.uploaded, blob.size);
         image.run.observe.uploaded(blob.size);
-        Ok(true)
+        Ok(Transferred::Uploaded { bytes: blob.size })
     }
 
     /// Puts a manifest whose content is complete, unless it is there, and lists it with what it refers to.

@@ -44,7 +44,7 @@ use crate::failure::{Failure, Reason};
 use crate::gate::Gate;
 use crate::oci::{Content, Digest, Reference, Repository, Tag};
 use crate::plan::{Plan, PlanItem, TargetId};
-use crate::registry::{Breaks, Client, Throttle};
+use crate::registry::{Breaks, Client, Throttle, Transferred};
 
 pub use claims::{Claim, Claims, Sharing, Turn};
 pub use survey::{Finding, Survey, Surveyed};
@@ -204,6 +204,8 @@ pub trait Observe: Send + Sync {
     fn blob_started(&self) {}
     /// A blob that was begun is moved, or given up, after this time.
     fn blob_ended(&self, _took: Duration) {}
+    /// A blob is in the target, and how it came there.
+    fn blob_settled(&self, _how: Transferred) {}
     /// Bytes went to the target.
     fn uploaded(&self, _bytes: u64) {}
     /// An item ended.

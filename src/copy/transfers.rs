@@ -63,6 +63,10 @@ impl Line for Transfers {
     fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
+
+    fn waiting(&self) -> usize {
+        self.waiting.iter().filter(|(_transfer, waiter)| !waiter.is_gone()).count()
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! never a repository, digest, tag or message. Series of an object go when the object goes. `prometheus-client` adds
 //! `_total` to counters and the unit to what is registered with one; the names in the documentation are those on the wire.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,27 +19,23 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::api::ImageSetMirrorStatus;
-use crate::registry::Side;
+use crate::api::{ImageProgress, ImageSetMirrorStatus};
 
 mod kube;
 mod process;
+mod registry;
 
 pub use kube::CountRequests;
+pub use registry::{RegistryMetrics, RegistryObserver};
 
 /// The prefix of all our metrics but `process_*`.
 const PREFIX: &str = "imagesetmirror";
-
-/// Hosts that get series of their own; the others share `other`.
-const MAX_HOSTS: usize = 50;
 
 /// Seconds that one blob takes, from a config to a layer of gigabytes over a thin line.
 const BLOB_BUCKETS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0];
 
 const SYNC_BUCKETS: [f64; 14] =
     [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0];
-
-const REQUEST_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 macro_rules! labels {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? })+) => {$(
@@ -83,6 +79,15 @@ labels! {
         Present = "present",
         /// It is not complete.
         Failed = "failed",
+    }
+    /// How a blob came to be in the target.
+    BlobOutcome {
+        /// It was sent.
+        Uploaded = "uploaded",
+        /// The target took it from another of its repositories.
+        Mounted = "mounted",
+        /// It was there.
+        Present = "present",
     }
     /// What happened to bytes.
     Direction {
@@ -145,27 +150,9 @@ struct ApplyLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HostLabel {
-    host: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    host: String,
-    method: &'static str,
-    code: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerbLabels {
     verb: &'static str,
     code: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    host: String,
-    method: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -198,6 +185,7 @@ pub struct Metrics {
     reconcile_duration: Histogram,
     sync_duration: Family<OutcomeLabel, Histogram, fn() -> Histogram>,
     images: Family<OutcomeLabel, Counter>,
+    blobs: Family<OutcomeLabel, Counter>,
     bytes: Family<DirectionLabel, Counter>,
     inflight_blobs: Gauge,
     blob_duration: Histogram,
@@ -224,6 +212,7 @@ impl Metrics {
             reconcile_duration: Histogram::new(exponential_buckets(0.005, 2.0, 15)),
             sync_duration: Family::new_with_constructor(|| Histogram::new(SYNC_BUCKETS)),
             images: Family::default(),
+            blobs: Family::default(),
             bytes: Family::default(),
             inflight_blobs: Gauge::default(),
             blob_duration: Histogram::new(BLOB_BUCKETS),
@@ -239,6 +228,7 @@ impl Metrics {
         let duration = metrics.sync_duration.clone();
         ours.register_with_unit("sync_duration", "Duration of syncs by outcome", Unit::Seconds, duration);
         ours.register("images", "Images handled by outcome", metrics.images.clone());
+        ours.register("blobs", "Blobs that came to be in a target by how", metrics.blobs.clone());
         ours.register("bytes", "Bytes of image content by what happened to them", metrics.bytes.clone());
         ours.register("inflight_blobs", "Blobs being transferred now", metrics.inflight_blobs.clone());
         let duration = metrics.blob_duration.clone();
@@ -255,6 +245,9 @@ impl Metrics {
         // Alerts compare rates, so these exist before the first event.
         for outcome in [ImageOutcome::Copied, ImageOutcome::Present, ImageOutcome::Failed] {
             metrics.image(outcome, 0);
+        }
+        for outcome in [BlobOutcome::Uploaded, BlobOutcome::Mounted, BlobOutcome::Present] {
+            drop(metrics.blobs.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }));
         }
         for direction in [Direction::Read, Direction::Written, Direction::Mounted, Direction::Skipped] {
             metrics.bytes(direction, 0);
@@ -285,6 +278,11 @@ impl Metrics {
     /// Counts images.
     pub fn image(&self, outcome: ImageOutcome, count: u64) {
         self.images.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc_by(count);
+    }
+
+    /// Counts a blob that is in a target.
+    pub fn blob(&self, outcome: BlobOutcome) {
+        self.blobs.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
     }
 
     /// Counts bytes.
@@ -323,78 +321,6 @@ impl Metrics {
     }
 }
 
-/// Requests to registries by host; at most 50 hosts have series of their own.
-#[derive(Clone, Debug)]
-pub struct RegistryMetrics {
-    hosts: Arc<Mutex<BTreeSet<String>>>,
-    requests: Family<RequestLabels, Counter>,
-    duration: Family<DurationLabels, Histogram, fn() -> Histogram>,
-    throttled: Family<HostLabel, Counter>,
-    retries: Family<HostLabel, Counter>,
-}
-
-impl RegistryMetrics {
-    /// Registers the series.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            hosts: Arc::default(),
-            requests: Family::default(),
-            duration: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS)),
-            throttled: Family::default(),
-            retries: Family::default(),
-        };
-        registry.register("registry_requests", "Requests to registries by status", metrics.requests.clone());
-        let duration = metrics.duration.clone();
-        let help = "Time until the headers of a registry's answer";
-        registry.register_with_unit("registry_request_duration", help, Unit::Seconds, duration);
-        let help = "Answers that asked for patience: status 429, or Retry-After";
-        registry.register("registry_throttled", help, metrics.throttled.clone());
-        registry.register(
-            "registry_retries",
-            "Requests sent again, and blobs whose reading was taken up again",
-            metrics.retries.clone(),
-        );
-        metrics
-    }
-
-    /// Counts an answered request; `code` 0 stands for no answer.
-    pub fn request(&self, host: &str, method: &http::Method, code: u16, took: Duration) {
-        let (host, method) = (self.label(host), method_label(method));
-        self.requests.get_or_create(&RequestLabels { host: host.clone(), method, code }).inc();
-        self.duration.get_or_create(&DurationLabels { host, method }).observe(took.as_secs_f64());
-    }
-
-    /// Counts an answer that asked for patience.
-    pub fn throttled(&self, host: &str) {
-        self.throttled.get_or_create(&HostLabel { host: self.label(host) }).inc();
-    }
-
-    /// Counts a repeated request.
-    pub fn retried(&self, host: &str) {
-        self.retries.get_or_create(&HostLabel { host: self.label(host) }).inc();
-    }
-
-    fn label(&self, host: &str) -> String {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if hosts.len() < MAX_HOSTS && !hosts.contains(host) {
-            hosts.insert(host.to_owned());
-        }
-        if hosts.contains(host) { host.to_owned() } else { "other".to_owned() }
-    }
-}
-
-fn method_label(method: &http::Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "PUT" => "PUT",
-        "POST" => "POST",
-        "PATCH" => "PATCH",
-        "DELETE" => "DELETE",
-        _ => "other",
-    }
-}
-
 /// What the metrics say about one object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ObjectState {
@@ -408,6 +334,8 @@ pub struct ObjectState {
     pub next_sync: Option<i64>,
     /// Planned images by origin.
     pub plan_images: BTreeMap<String, i64>,
+    /// How far the current or last sync got; none before the first.
+    pub progress: Option<ImageProgress>,
 }
 
 impl From<&ImageSetMirrorStatus> for ObjectState {
@@ -420,6 +348,7 @@ impl From<&ImageSetMirrorStatus> for ObjectState {
             last_success: seconds(&sync.last_success_time),
             next_sync: seconds(&sync.next_time),
             plan_images: status.plan.clone().unwrap_or_default().by_origin,
+            progress: status.progress.as_ref().map(|progress| progress.images),
         }
     }
 }
@@ -480,8 +409,8 @@ impl Collector for Objects {
             }
             Ok::<_, fmt::Error>(())
         };
-        let (mut conditions, mut suspended, mut success, mut next, mut images) =
-            (vec![], vec![], vec![], vec![], vec![]);
+        let (mut conditions, mut suspended, mut success, mut next, mut images, mut progress) =
+            (vec![], vec![], vec![], vec![], vec![], vec![]);
         for ((namespace, name), entry) in &entries {
             let object = [("namespace", namespace.as_str()), ("name", name.as_str())];
             let state = &entry.state;
@@ -494,6 +423,15 @@ impl Collector for Objects {
             suspended.push((with(object, &[]), i64::from(state.suspended)));
             success.extend(state.last_success.map(|at| (with(object, &[]), at)));
             next.extend(state.next_sync.map(|at| (with(object, &[]), at)));
+            if let Some(ImageProgress { total, copied, present, failed }) = state.progress {
+                // What is retried may be counted twice until the sync ends.
+                let pending = (total - copied - present - failed).max(0);
+                for (state, count) in
+                    [("copied", copied), ("present", present), ("failed", failed), ("pending", pending)]
+                {
+                    progress.push((with(object, &[("state", state)]), count));
+                }
+            }
             images.extend(state.plan_images.iter().map(|(origin, n)| (with(object, &[("origin", origin)]), *n)));
         }
         gauge("condition", "1 for the status that a condition has", None, &conditions)?;
@@ -502,6 +440,7 @@ impl Collector for Objects {
         gauge("last_success_timestamp", "When everything was last in the target", seconds, &success)?;
         gauge("next_sync_timestamp", "When the next sync is due", seconds, &next)?;
         gauge("plan_images", "Planned images by origin", None, &images)?;
+        gauge("progress_images", "Images of the current or last sync by what became of them", None, &progress)?;
 
         let mut syncs = encoder.encode_descriptor("sync", "Finished syncs by outcome", None, MetricType::Counter)?;
         for ((namespace, name), entry) in &entries {
@@ -521,20 +460,34 @@ fn with<'a>(object: [(&'a str, &'a str); 2], more: &[(&'a str, &'a str)]) -> Ser
     object.iter().chain(more).copied().collect()
 }
 
+impl Build {
+    /// This build.
+    pub fn current() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            revision: env!("IMAGESET_MIRROR_REVISION"),
+            rustc: env!("IMAGESET_MIRROR_RUSTC"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::registry::{Limits, Windows};
 
-    const BUILD: Build = Build { version: "0.1.0", revision: "abc", rustc: "1.95.0" };
+    pub(super) const BUILD: Build = Build { version: "0.1.0", revision: "abc", rustc: "1.95.0" };
 
-    fn text(registry: &Registry) -> String {
+    pub(super) fn text(registry: &Registry) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
         text
     }
 
-    /// Everything that can be counted, counted once.
-    fn counted() -> Registry {
+    /// What is shown of everything that can be counted, counted once.
+    fn counted() -> String {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry, BUILD);
         metrics.leads(true);
@@ -546,14 +499,18 @@ mod tests {
                 last_success: Some(10),
                 next_sync: Some(20),
                 plan_images: BTreeMap::from([("additional".to_owned(), 3)]),
+                progress: Some(ImageProgress { total: 10, copied: 1, present: 2, failed: 3 }),
                 ..ObjectState::default()
             },
         );
         metrics.reconciled(ReconcileResult::Success, Duration::from_millis(3));
         metrics.synced("ns", "set", SyncOutcome::Succeeded, Duration::from_secs(7));
-        metrics.registry.request("quay.io", &http::Method::GET, 200, Duration::from_millis(1));
-        metrics.registry.throttled("quay.io");
-        metrics.registry.retried("quay.io");
+        let observer = Arc::new(RegistryObserver::new(metrics.clone()));
+        registry::tests::observed(&*observer);
+        let limits = Arc::new(Limits::observed(Windows::default(), observer));
+        limits.host("quay.io");
+        metrics.registry.watch(&limits);
+        metrics.blob(BlobOutcome::Mounted);
         metrics.applied("ImageDigestMirrorSet", ApplyResult::Applied);
         metrics.drifted(Drift::Content);
         metrics.watch_restarted("ImageSetMirror");
@@ -561,7 +518,7 @@ mod tests {
         metrics.blob_started();
         metrics.blob_ended(Duration::from_secs(2));
         metrics.kube_requested("get", 200);
-        registry
+        text(&registry)
     }
 
     /// Name, type and labels of every metric that is served.
@@ -593,12 +550,12 @@ mod tests {
             documented.extend(words(names).into_iter().map(|name| (name, (*kind).to_owned(), labels.clone())));
         }
         documented.sort();
-        assert_eq!(served(&text(&counted())), documented);
+        assert_eq!(served(&counted()), documented);
     }
 
     #[test]
     fn names_on_the_wire_are_the_documented_ones() {
-        let text = text(&counted());
+        let text = counted();
         for line in [
             r#"imagesetmirror_build_info{version="0.1.0",revision="abc",rustc="1.95.0"} 1"#,
             "imagesetmirror_leader 1",
@@ -612,7 +569,11 @@ mod tests {
             r#"imagesetmirror_last_success_timestamp_seconds{namespace="ns",name="set"} 10"#,
             r#"imagesetmirror_next_sync_timestamp_seconds{namespace="ns",name="set"} 20"#,
             r#"imagesetmirror_plan_images{namespace="ns",name="set",origin="additional"} 3"#,
+            r#"imagesetmirror_progress_images{namespace="ns",name="set",state="failed"} 3"#,
+            r#"imagesetmirror_progress_images{namespace="ns",name="set",state="pending"} 4"#,
             r#"imagesetmirror_images_total{outcome="copied"} 0"#,
+            r#"imagesetmirror_blobs_total{outcome="mounted"} 1"#,
+            r#"imagesetmirror_blobs_total{outcome="uploaded"} 0"#,
             r#"imagesetmirror_bytes_total{direction="written"} 0"#,
             "imagesetmirror_inflight_blobs 1",
             "imagesetmirror_blob_duration_seconds_count 1",
@@ -620,6 +581,17 @@ mod tests {
             r#"imagesetmirror_registry_request_duration_seconds_count{host="quay.io",method="GET"} 1"#,
             r#"imagesetmirror_registry_throttled_total{host="quay.io"} 1"#,
             r#"imagesetmirror_registry_retries_total{host="quay.io"} 1"#,
+            r#"imagesetmirror_registry_token_requests_total{host="quay.io"} 1"#,
+            r#"imagesetmirror_registry_bytes_total{host="quay.io",direction="read"} 7"#,
+            r#"imagesetmirror_registry_bytes_total{host="quay.io",direction="written"} 8"#,
+            r#"imagesetmirror_registry_resumes_total{host="quay.io"} 1"#,
+            r#"imagesetmirror_registry_resumed_bytes_total{host="quay.io"} 5"#,
+            r#"imagesetmirror_registry_faults_total{host="quay.io",kind="stall"} 1"#,
+            r#"imagesetmirror_registry_faults_total{host="quay.io",kind="digest"} 1"#,
+            r#"imagesetmirror_registry_ratelimit_remaining{host="quay.io"} 76"#,
+            r#"imagesetmirror_registry_window_places{host="quay.io",class="read"} 6"#,
+            r#"imagesetmirror_registry_window_taken{host="quay.io",class="write"} 0"#,
+            r#"imagesetmirror_registry_window_waiting{host="quay.io",class="metadata"} 0"#,
             r#"imagesetmirror_resource_apply_total{kind="ImageDigestMirrorSet",result="applied"} 1"#,
             r#"imagesetmirror_drift_total{kind="content"} 1"#,
             r#"imagesetmirror_watch_restarts_total{kind="ImageSetMirror"} 1"#,
@@ -648,64 +620,5 @@ mod tests {
         metrics.objects.remove("ns", "set");
         metrics.synced("ns", "set", SyncOutcome::Cancelled, Duration::from_secs(1));
         assert!(!text(&registry).contains("name=\"set\""));
-    }
-
-    #[test]
-    fn hosts_above_the_cap_are_counted_together() {
-        let mut registry = Registry::default();
-        let metrics = RegistryMetrics::register(&mut registry);
-        for n in 0..60 {
-            metrics.retried(&format!("host{n:02}"));
-        }
-        let text = text(&registry);
-        assert!(text.contains("registry_retries_total{host=\"host49\"} 1"));
-        assert!(text.contains("registry_retries_total{host=\"other\"} 10"));
-        assert!(!text.contains("host50"));
-    }
-}
-
-impl Build {
-    /// This build.
-    pub fn current() -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            revision: env!("IMAGESET_MIRROR_REVISION"),
-            rustc: env!("IMAGESET_MIRROR_RUSTC"),
-        }
-    }
-}
-
-/// Counts what registry clients do.
-#[derive(Debug)]
-pub struct RegistryObserver(Metrics);
-
-impl RegistryObserver {
-    /// Counts into `metrics`.
-    pub fn new(metrics: Metrics) -> Self {
-        Self(metrics)
-    }
-}
-
-impl crate::registry::Observer for RegistryObserver {
-    fn request(&self, event: &crate::registry::RequestEvent<'_>) {
-        let metrics = &self.0.registry;
-        metrics.request(event.host, event.method, event.status.unwrap_or(0), event.elapsed);
-        if event.throttled() {
-            metrics.throttled(event.host);
-        }
-        if event.retry {
-            metrics.retried(event.host);
-        }
-    }
-
-    fn resumed(&self, host: &str) {
-        self.0.registry.retried(host);
-    }
-
-    fn bytes(&self, _host: &str, side: Side, count: u64) {
-        // What is sent is counted by the engine, which knows when it was sent again.
-        if side == Side::Source {
-            self.0.bytes(Direction::Read, count);
-        }
     }
 }

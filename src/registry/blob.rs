@@ -177,6 +177,10 @@ impl BlobReader {
         Error::new(self.request.clone(), problem)
     }
 
+    fn broken(&self, problem: Problem) -> Error {
+        self.client.inner.limits.broken(self.problem(problem))
+    }
+
     /// True if going on is impossible, but beginning again from the start may help.
     pub(super) fn must_restart(&self) -> bool {
         self.restart
@@ -258,7 +262,7 @@ impl BlobReader {
                         return self.verify().map(|()| None);
                     }
                     // Ended in good order, but too early.
-                    Ok(None) => self.problem(Problem::Unreachable(Trouble::Cut)),
+                    Ok(None) => reply.broken(Problem::Unreachable(Trouble::Cut)),
                     Err(error) => error,
                 },
             };
@@ -286,7 +290,7 @@ impl BlobReader {
         let before = self.received;
         self.received += chunk.len() as u64;
         if self.received > self.blob.size {
-            return Err(self.problem(Problem::Length { expected: self.blob.size, actual: self.received }));
+            return Err(self.broken(Problem::Length { expected: self.blob.size, actual: self.received }));
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&chunk);
@@ -305,7 +309,7 @@ impl BlobReader {
             Some(actual) if actual == *expected => Ok(()),
             Some(actual) => {
                 let (expected, actual) = (expected.to_string(), actual.to_string());
-                Err(self.problem(Problem::Digest { expected, actual }))
+                Err(self.broken(Problem::Digest { expected, actual }))
             }
             None => Err(self.problem(Problem::Garbled("the blob was read to its end twice"))),
         }
@@ -345,7 +349,7 @@ impl BlobReader {
             }
             200 => {
                 if let Some(actual) = reply.response.content_length().filter(|length| *length != self.blob.size) {
-                    return Err(reply.error(Problem::Length { expected: self.blob.size, actual }));
+                    return Err(reply.broken(Problem::Length { expected: self.blob.size, actual }));
                 }
                 if let Some(announced) = super::client::content_digest(&reply)
                     && announced.algorithm() == self.blob.digest.algorithm()
@@ -371,7 +375,7 @@ impl BlobReader {
             _ => return Err(reply.into_error().await),
         }
         if from > 0 {
-            limits.observer().resumed(&self.place.host);
+            limits.observer().resumed(&self.place.host, self.client.side(), from.saturating_sub(self.skip));
         }
         self.reply = Some(reply);
         Ok(())
@@ -384,7 +388,7 @@ async fn paced(reply: &mut Reply, pace: &mut Pace, span: Duration) -> Result<Opt
     let chunk = reply.chunk().await?;
     let Some(bytes) = &chunk else { return Ok(None) };
     if pace.crawls(since.elapsed(), bytes.len() as u64, span) {
-        return Err(reply.error(Problem::Unreachable(Trouble::Stall)));
+        return Err(reply.broken(Problem::Unreachable(Trouble::Stall)));
     }
     Ok(chunk)
 }

@@ -594,7 +594,7 @@ pub(super) fn content_digest(reply: &Reply) -> Option<Digest> {
 }
 
 pub(super) fn mismatch(reply: &Reply, expected: &Digest, actual: &Digest) -> Error {
-    reply.error(Problem::Digest { expected: expected.to_string(), actual: actual.to_string() })
+    reply.broken(Problem::Digest { expected: expected.to_string(), actual: actual.to_string() })
 }
 
 /// Checks what a registry says about content that it took.

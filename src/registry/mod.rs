@@ -39,12 +39,13 @@ pub use client::{By, Client, PutOutcome};
 pub use credentials::{Credential, Credentials, CredentialsError};
 pub use error::{Class, Denied, Error, Problem, Refusal, Trouble};
 pub use limits::{
-    Capability, Host, Limits, Observer, Permit, RequestEvent, Share, Throttle, Unobserved, Windows, Work,
+    Capability, Host, Limits, Loads, Observer, Permit, RequestEvent, Share, Throttle, Unobserved, Windows, Work,
 };
 pub use overrides::{Override, Prefix};
 pub use settings::{ConfigError, Reload, Settings, Timing, Tls};
 
 pub use crate::failure::Side;
+pub use crate::gate::Load;
 pub use transfer::{Breaks, Offer, Progress, Transferred, offer, put, send, transfer};
 pub use upload::{Started, UploadSession};
 

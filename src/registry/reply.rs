@@ -1,5 +1,6 @@
 //! Answers: bounded reading, and what an error says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use tokio::time::timeout;
 
 use super::error::{Request, clean, passes};
-use super::{Error, Permit, Problem, Trouble};
+use super::{Error, Limits, Permit, Problem, Trouble};
 
 /// The longest `Retry-After` that is believed: sums of such times stay far below what a number can hold.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(30 * 24);
@@ -26,6 +27,8 @@ pub(super) struct Reply {
     pub(super) stall: Duration,
     /// How long the whole body may take where it is read whole.
     pub(super) whole: Duration,
+    /// Whose observer hears how it goes on.
+    pub(super) limits: Arc<Limits>,
     /// Given back when the answer has been read.
     pub(super) permit: Option<Permit>,
 }
@@ -54,6 +57,11 @@ impl Reply {
         Error::new(self.request.clone(), problem)
     }
 
+    /// The failure of an answer that did not come as it should, which is counted.
+    pub(super) fn broken(&self, problem: Problem) -> Error {
+        self.limits.broken(self.error(problem))
+    }
+
     /// The next bytes of the body.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         match timeout(self.stall, self.response.chunk()).await {
@@ -61,9 +69,9 @@ impl Reply {
             Ok(Err(error)) => {
                 let error = error.without_url();
                 let problem = Problem::Unreachable(if error.is_timeout() { Trouble::Stall } else { Trouble::Cut });
-                Err(Error::with_source(self.request.clone(), problem, error))
+                Err(self.limits.broken(Error::with_source(self.request.clone(), problem, error)))
             }
-            Err(_elapsed) => Err(self.error(Problem::Unreachable(Trouble::Stall))),
+            Err(_elapsed) => Err(self.broken(Problem::Unreachable(Trouble::Stall))),
         }
     }
 
@@ -71,7 +79,7 @@ impl Reply {
     pub(super) async fn bytes(&mut self, limit: u64) -> Result<Bytes, Error> {
         match timeout(self.whole, self.collect(limit)).await {
             Ok(body) => body,
-            Err(_elapsed) => Err(self.error(Problem::Unreachable(Trouble::Stall))),
+            Err(_elapsed) => Err(self.broken(Problem::Unreachable(Trouble::Stall))),
         }
     }
 
@@ -167,9 +175,36 @@ fn stated_wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
 }
 
+/// `ratelimit-remaining: 76;w=21600`, as Docker Hub writes it, or the same in one of the forms that `RateLimit` has had in
+/// draft-ietf-httpapi-ratelimit-headers: how many requests may still be made. The least, where there are several.
+pub(super) fn remaining(headers: &HeaderMap) -> Option<u64> {
+    if let Some(value) = headers.get("ratelimit-remaining") {
+        return value.to_str().ok()?.split([';', ',']).next()?.trim().parse().ok();
+    }
+    let parameters = headers.get("ratelimit")?.to_str().ok()?.split([';', ',']);
+    let pairs = parameters.filter_map(|parameter| parameter.trim().split_once('='));
+    pairs.filter(|(key, _)| matches!(*key, "remaining" | "r")).filter_map(|(_, count)| count.parse().ok()).min()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_remains_of_a_limit_is_read_in_every_form() {
+        let read = |name: &'static str, value: &str| {
+            remaining(&HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())]))
+        };
+        assert_eq!(read("ratelimit-remaining", "76;w=21600"), Some(76));
+        assert_eq!(read("ratelimit-remaining", " 0 "), Some(0));
+        assert_eq!(read("ratelimit", "limit=100, remaining=50, reset=5"), Some(50));
+        assert_eq!(read("ratelimit", "\"burst\";r=3;t=1, \"day\";r=1000;t=3600"), Some(3));
+        for bad in ["", "-1", "many", ";w=3"] {
+            assert_eq!(read("ratelimit-remaining", bad), None, "{bad}");
+            assert_eq!(read("ratelimit", bad), None, "{bad}");
+        }
+        assert_eq!(read("ratelimit-limit", "100;w=21600"), None);
+    }
 
     fn after(value: &str, date: Option<&str>) -> Option<u64> {
         let mut headers = HeaderMap::new();

@@ -309,6 +309,7 @@ async fn kept(
         Kept::Stored => Kept::Stored,
         Kept::Here(kept) if kept.offset() <= reader.released() => {
             progress.resumed(1);
+            kept.tell_resumed();
             Kept::Here(kept)
         }
         other => {

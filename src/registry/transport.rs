@@ -15,7 +15,7 @@ use super::auth::Scopes;
 use super::client::Inner;
 use super::error::{Request, authority, passes, redact};
 use super::policy::{self, Guard, OutOfReach, Reach};
-use super::reply::{MAX_ERROR, Reply};
+use super::reply::{MAX_ERROR, Reply, remaining};
 use super::upload::Feed;
 use super::{Denied, Error, Permit, Problem, RequestEvent, Tls, Trouble, Work};
 use crate::oci::{Registry, Repository};
@@ -369,7 +369,11 @@ impl Inner {
         };
         let told_to_wait =
             result.as_ref().is_ok_and(|sent| sent.as_ref().is_ok_and(|it| it.headers().contains_key(RETRY_AFTER)));
+        let remaining = result.as_ref().ok().and_then(|sent| remaining(sent.as_ref().ok()?.headers()));
         let host = authority(url);
+        if remaining == Some(0) {
+            self.limits.host(&host).spent();
+        }
         self.limits.observer().request(&RequestEvent {
             host: &host,
             side: self.settings.side,
@@ -378,12 +382,16 @@ impl Inner {
             told_to_wait,
             retry,
             token: ask.scopes.is_none(),
+            remaining,
             elapsed: started.elapsed(),
         });
         match result {
-            Ok(Ok(response)) => Ok(Reply { response, request, stall: timing.stall, whole: timing.body, permit: None }),
-            Ok(Err(error)) => Err(classify(request, url, error)),
-            Err(trouble) => Err(Error::new(request, Problem::Unreachable(trouble))),
+            Ok(Ok(response)) => {
+                let limits = Arc::clone(&self.limits);
+                Ok(Reply { response, request, stall: timing.stall, whole: timing.body, limits, permit: None })
+            }
+            Ok(Err(error)) => Err(self.limits.broken(classify(request, url, error))),
+            Err(trouble) => Err(self.limits.broken(Error::new(request, Problem::Unreachable(trouble)))),
         }
     }
 

@@ -290,6 +290,11 @@ impl UploadSession {
         ask
     }
 
+    /// Lets the observer know that the upload goes on after a break.
+    pub(super) fn tell_resumed(&self) {
+        self.client.inner.limits.observer().resumed(&self.place.host, self.client.side(), self.offset);
+    }
+
     /// How many bytes from the start the target has.
     pub(super) fn offset(&self) -> u64 {
         self.offset
@@ -462,15 +467,13 @@ impl UploadSession {
 impl Client {
     /// Sends a body that can be sent once; the answer, and how many bytes of the body the connection took.
     async fn feed(&self, mut ask: Ask<'_>, size: u64, body: Body) -> (Result<Reply, Error>, u64) {
-        let feed = Feed::new(size, body);
+        let teller = Teller { client: self.clone(), host: ask.place.host.clone() };
+        let feed = Feed::new(size, body, teller);
         let counts = Arc::clone(&feed.counts);
-        let host = ask.place.host.clone();
         ask.payload = Payload::Stream(feed);
         ask.windowed = false;
         let reply = self.inner.send(ask).await;
-        let sent = counts.bytes.load(Ordering::Acquire);
-        self.inner.limits.observer().bytes(&host, self.side(), sent);
-        (reply, sent)
+        (reply, counts.bytes.load(Ordering::Acquire))
     }
 }
 
@@ -499,6 +502,14 @@ pub(super) struct Feed {
     body: Mutex<Option<Body>>,
     size: u64,
     counts: Arc<Counts>,
+    teller: Teller,
+}
+
+/// Tells the observer what goes to one host.
+#[derive(Clone)]
+struct Teller {
+    client: Client,
+    host: String,
 }
 
 #[derive(Default)]
@@ -509,14 +520,14 @@ struct Counts {
 }
 
 impl Feed {
-    fn new(size: u64, body: Body) -> Self {
-        Self { body: Mutex::new(Some(body)), size, counts: Arc::default() }
+    fn new(size: u64, body: Body, teller: Teller) -> Self {
+        Self { body: Mutex::new(Some(body)), size, counts: Arc::default(), teller }
     }
 
     /// The body, the first time.
     pub(super) fn body(&mut self) -> Option<reqwest::Body> {
         let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner).take()?;
-        let counted = Counted { body, counts: Arc::clone(&self.counts) };
+        let counted = Counted { body, counts: Arc::clone(&self.counts), teller: self.teller.clone() };
         Some(reqwest::Body::wrap_stream(counted))
     }
 
@@ -555,6 +566,7 @@ impl Feed {
 struct Counted {
     body: Body,
     counts: Arc<Counts>,
+    teller: Teller,
 }
 
 impl Stream for Counted {
@@ -564,7 +576,10 @@ impl Stream for Counted {
         let item = self.body.as_mut().poll_next(context);
         self.counts.starved.store(item.is_pending(), Ordering::Release);
         if let Poll::Ready(Some(Ok(chunk))) = &item {
-            self.counts.bytes.fetch_add(chunk.len() as u64, Ordering::AcqRel);
+            let length = chunk.len() as u64;
+            self.counts.bytes.fetch_add(length, Ordering::AcqRel);
+            let Teller { client, host } = &self.teller;
+            client.inner.limits.observer().bytes(host, client.side(), length);
         }
         item
     }

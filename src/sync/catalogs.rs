@@ -17,6 +17,7 @@ use crate::failure::{Failure, Reason, chain};
 use crate::fetch::{Cache, Offered, Source, reread};
 use crate::oci::{Content, Digest, Reference, Tag};
 use crate::plan::{Plan, PlanItem};
+use crate::registry::Transferred;
 use crate::resolve::operators::{Needed, WantedCatalog};
 use crate::resolve::{OriginKind, Wanted};
 
@@ -359,6 +360,10 @@ impl Observe for Again<'_> {
 
     fn blob_ended(&self, took: std::time::Duration) {
         self.0.blob_ended(took);
+    }
+
+    fn blob_settled(&self, how: Transferred) {
+        self.0.blob_settled(how);
     }
 
     fn uploaded(&self, bytes: u64) {

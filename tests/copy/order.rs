@@ -1,6 +1,9 @@
 //! What is written in which order, and what is not written at all.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use imageset_mirror::copy::Finding;
+use imageset_mirror::registry::Transferred;
 
 use super::*;
 
@@ -46,6 +49,24 @@ async fn what_follows_a_failed_image_is_not_tagged_and_says_which_it_was() {
     assert_eq!(world.target.tags(), []);
 }
 
+#[derive(Default)]
+struct Counted {
+    uploaded: AtomicUsize,
+    mounted: AtomicUsize,
+    present: AtomicUsize,
+}
+
+impl Observe for Counted {
+    fn blob_settled(&self, how: Transferred) {
+        let count = match how {
+            Transferred::Uploaded { .. } => &self.uploaded,
+            Transferred::Mounted => &self.mounted,
+            Transferred::Present => &self.present,
+        };
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test]
 async fn a_blob_of_two_repositories_is_sent_once_and_mounted_for_the_other() {
     let mut world = World::new().await;
@@ -53,7 +74,11 @@ async fn a_blob_of_two_repositories_is_sent_once_and_mounted_for_the_other() {
         (image(&world.source, "a/b", "", &["base"]), image(&world.source, "a/c", "", &["base", "own"]));
     world.wants("a/b", &first, "m/a:1");
     world.wants("a/c", &second, "m/c:1");
-    let report = world.copy().await;
+    let counted = Counted::default();
+    let engine = world.engine(Attachments::Copy);
+    let report = engine.run(&world.plan(), &Nothing, &counted, &Stop::default()).await;
+    let Counted { uploaded, mounted, present } = counted;
+    assert_eq!([uploaded, mounted, present].map(AtomicUsize::into_inner), [3, 2, 0]);
     assert!(report.complete());
     for text in ["base", "{}", "own"] {
         assert_eq!(world.sent(text).len(), 1, "{text}");

@@ -1,9 +1,10 @@
 //! Reading, writing and moving blobs.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use imageset_mirror::failure::Reason;
-use imageset_mirror::registry::{Problem, Started, Throttle, Trouble};
+use imageset_mirror::registry::{Observer, Problem, RequestEvent, Started, Throttle, Trouble, Windows};
 
 use super::fake::{answer, cut, error, html, stall};
 use super::*;
@@ -516,4 +517,80 @@ async fn a_transfer_may_be_dropped_at_any_time_and_begun_again() {
     transfer(&source, &from_repository, &target, &to_repository, &blob, None, none).await.unwrap();
     assert_eq!(to.blob("x/y", &blob.digest), Some(bytes));
     assert_eq!(to.blobs().len(), 1);
+}
+
+/// What an observer is told besides requests.
+#[derive(Default)]
+struct Heard {
+    events: Mutex<Vec<String>>,
+    bytes: [AtomicU64; 2],
+}
+
+impl Observer for Heard {
+    fn request(&self, _event: &RequestEvent<'_>) {}
+
+    fn bytes(&self, _host: &str, side: Side, count: u64) {
+        self.bytes[usize::from(side == Side::Target)].fetch_add(count, Ordering::SeqCst);
+    }
+
+    fn resumed(&self, _host: &str, side: Side, kept: u64) {
+        self.events.lock().unwrap().push(format!("{side} resumed after {kept}"));
+    }
+
+    fn broke(&self, _host: &str, problem: &Problem) {
+        let what = match problem {
+            Problem::Unreachable(trouble) => format!("{trouble:?}"),
+            Problem::Digest { .. } => "Digest".to_owned(),
+            other => panic!("{other:?}"),
+        };
+        self.events.lock().unwrap().push(what);
+    }
+}
+
+#[tokio::test]
+async fn an_observer_hears_of_breaks_and_of_what_they_did_not_cost() {
+    const ALL: u64 = LARGE as u64;
+    let moved = async |from: &FakeRegistry, to: &FakeRegistry, blob: &Descriptor| {
+        let heard = Arc::new(Heard::default());
+        let limits = Arc::new(Limits::observed(Windows::default(), Arc::<Heard>::clone(&heard)));
+        let client = |side, fake| {
+            let mut settings = settings(side, &[fake]);
+            settings.timing.stall = Duration::from_millis(100);
+            Client::new(settings, Arc::clone(&limits)).unwrap()
+        };
+        let (source, target) = (client(Side::Source, from), client(Side::Target, to));
+        let (from, to) = (from.repository("a/b"), to.repository("x/y"));
+        let done = transfer(&source, &from, &target, &to, blob, None, Progress::none()).await;
+        let events = std::mem::take(&mut *heard.events.lock().unwrap());
+        (done.is_ok(), events, [0, 1].map(|side| heard.bytes[side].load(Ordering::SeqCst)))
+    };
+    let (from, to, bytes, blob) = pair(LARGE).await;
+    let part = bytes.clone();
+    from.times(1, ("GET", ""), move || cut(200, &[], LARGE, part.slice(..100_000)));
+    let (done, events, counted) = moved(&from, &to, &blob).await;
+    assert_eq!((done, counted), (true, [ALL, ALL]));
+    assert_eq!(events, ["Cut", "source resumed after 100000"]);
+
+    let (from, to, bytes, blob) = pair(LARGE).await;
+    // One that takes no part of it as known is read from the start.
+    let (part, whole) = (bytes.clone(), bytes.clone());
+    from.times(1, ("GET", ""), move || stall(LARGE, part.slice(..100_000)));
+    from.rule(move |_seen| Some(answer(200, &[], whole.clone())));
+    let (done, events, counted) = moved(&from, &to, &blob).await;
+    assert_eq!((done, counted), (true, [ALL, ALL]));
+    assert_eq!(events, ["Stall", "source resumed after 0"]);
+
+    let (from, to, _bytes, blob) = pair(LARGE).await;
+    to.breaks_uploads([700_000], true);
+    let (done, events, [_read, written]) = moved(&from, &to, &blob).await;
+    assert!(done);
+    assert_eq!(events, ["Cut", "target resumed after 700000"]);
+    assert!(written >= ALL, "what was on its way is written again: {written}");
+
+    let (from, to, bytes, blob) = pair(LARGE).await;
+    let wrong = Bytes::from([&[bytes[0] ^ 1], &bytes[1..]].concat());
+    from.rule(move |_seen| Some(answer(200, &[], wrong.clone())));
+    let (done, events, _counted) = moved(&from, &to, &blob).await;
+    assert!(!done);
+    assert_eq!(events, ["Digest"; 3]);
 }

@@ -244,11 +244,13 @@ fn what_a_host_can_do_is_remembered() {
 struct Counting {
     events: Mutex<Vec<String>>,
     throttled: AtomicUsize,
+    remaining: Mutex<Vec<Option<u64>>>,
 }
 
 impl Observer for Counting {
     fn request(&self, event: &RequestEvent<'_>) {
         self.throttled.fetch_add(usize::from(event.throttled()), Ordering::SeqCst);
+        self.remaining.lock().unwrap().push(event.remaining);
         let status = event.status.map_or("-".to_owned(), |status| status.to_string());
         let marks = [(event.retry, " retry"), (event.token, " token")];
         let marks: String = marks.iter().filter(|(set, _)| *set).map(|(_, mark)| *mark).collect();
@@ -262,7 +264,7 @@ async fn an_observer_hears_of_every_request() {
     fake.put_manifest("a/b", "1", IMAGE, "{}");
     fake.wants_tokens(None);
     fake.times(1, ("GET /v2", ""), || answer(429, &[], ""));
-    fake.times(1, ("GET /v2", ""), || answer(503, &[("retry-after", "0")], ""));
+    fake.times(1, ("GET /v2", ""), || answer(503, &[("retry-after", "0"), ("ratelimit-remaining", "0;w=21600")], ""));
     let counting = Arc::new(Counting::default());
     let limits = Arc::new(Limits::observed(Windows::default(), Arc::<Counting>::clone(&counting)));
     let client = Client::new(settings(Side::Source, &[&fake]), limits).unwrap();
@@ -278,4 +280,5 @@ async fn an_observer_hears_of_every_request() {
         ]
     );
     assert_eq!(counting.throttled.load(Ordering::SeqCst), 2);
+    assert_eq!(*counting.remaining.lock().unwrap(), [None, Some(0), None, None, None]);
 }

@@ -582,7 +582,9 @@ fn every_alert_is_tested_and_has_a_runbook_that_is_there() {
 
 #[test]
 fn alerts_and_dashboard_name_metrics_that_there_are() {
-    let documented = fs::read_to_string(repository().join("src/metrics/mod.rs")).expect("the metrics");
+    let documented = ["mod.rs", "registry.rs"]
+        .map(|file| fs::read_to_string(repository().join("src/metrics").join(file)).expect("the metrics"))
+        .concat();
     let sources = ["files/alerts.yaml", "files/dashboard.json"]
         .map(|file| fs::read_to_string(folder().join(file)).unwrap_or_else(|error| panic!("{file}: {error}")));
     serde_json::from_str::<Value>(&sources[1]).expect("the dashboard is JSON");

@@ -5,6 +5,7 @@
 
 mod health;
 mod pace;
+mod throttle;
 mod window;
 
 use std::collections::BTreeMap;
@@ -18,10 +19,11 @@ use http::Method;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{Problem, Side};
-use crate::gate::Place;
+use super::{Error, Problem, Side};
+use crate::gate::{Load, Place};
 use health::{Admission, Health, Subject};
 use pace::Pace;
+pub use throttle::Throttle;
 pub use window::Share;
 use window::{Fair, Window};
 
@@ -92,6 +94,8 @@ pub struct RequestEvent<'a> {
     pub retry: bool,
     /// True for a request for a token.
     pub token: bool,
+    /// How many more requests the host says that it takes, if it says so.
+    pub remaining: Option<u64>,
     /// Time until the headers of the answer, or until there was none.
     pub elapsed: Duration,
 }
@@ -108,11 +112,15 @@ pub trait Observer: Send + Sync {
     /// A request has ended.
     fn request(&self, event: &RequestEvent<'_>);
 
-    /// Bytes of blobs were read from (source) or handed to (target) a host.
+    /// Bytes of blobs were read from (source) or handed to (target) a host, as they go, whatever becomes of them.
     fn bytes(&self, _host: &str, _side: Side, _count: u64) {}
 
-    /// The reading of a blob was taken up again after a break.
-    fn resumed(&self, _host: &str) {}
+    /// The transfer of a blob from (source) or to (target) a host goes on after a break, and the first `kept` bytes need
+    /// not be moved again.
+    fn resumed(&self, _host: &str, _side: Side, _kept: u64) {}
+
+    /// A host did not answer, its connection broke or stalled, or it gave something else than was asked for.
+    fn broke(&self, _host: &str, _problem: &Problem) {}
 }
 
 /// An observer that counts nothing.
@@ -177,9 +185,15 @@ impl Limits {
         &*self.observer
     }
 
+    /// An error of a request or an answer, after the observer was told.
+    pub(super) fn broken(&self, error: Error) -> Error {
+        self.observer.broke(&error.asked_of(), error.problem());
+        error
+    }
+
     /// The shared knowledge about `host[:port]`.
     pub fn host(&self, host: &str) -> Arc<Host> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = lock(&self.hosts);
         if let Some(known) = hosts.get(host) {
             return Arc::clone(known);
         }
@@ -187,6 +201,23 @@ impl Limits {
         hosts.insert(host.to_owned(), Arc::clone(&new));
         new
     }
+
+    /// How much there is to do at each host that was asked for something so far, by name.
+    pub fn loads(&self) -> Vec<(String, Loads)> {
+        let hosts: Vec<_> = lock(&self.hosts).values().cloned().collect();
+        hosts.iter().map(|host| (host.name.clone(), host.loads())).collect()
+    }
+}
+
+/// How much there is to do at one host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loads {
+    /// Blobs that are read.
+    pub read: Load,
+    /// Blobs that are written.
+    pub write: Load,
+    /// Other requests.
+    pub metadata: Load,
 }
 
 /// What is shared about one host.
@@ -202,6 +233,8 @@ pub struct Host {
     /// The health has changed.
     changed: Notify,
     capabilities: [AtomicU8; CAPABILITIES],
+    /// Somebody was told that nothing remains of what may be asked.
+    told_spent: AtomicBool,
     /// Somebody has asked for referrers, or is just asking.
     asked: AtomicBool,
     asking: tokio::sync::Mutex<()>,
@@ -319,6 +352,7 @@ impl Host {
             health: Mutex::default(),
             changed: Notify::new(),
             capabilities: Default::default(),
+            told_spent: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             asking: tokio::sync::Mutex::default(),
             chunk: AtomicU64::new(0),
@@ -339,9 +373,9 @@ impl Host {
         Permit { _place: window.acquire(share, cost).await, window: Arc::clone(window) }
     }
 
-    /// How many places the windows for blobs read, blobs written and other requests have, and how many are taken.
-    pub fn windows(&self) -> [(usize, usize); 3] {
-        [&self.source_bulk, &self.target_bulk, &self.metadata].map(|window| window.gauge())
+    /// How much there is to do in the windows now.
+    pub fn loads(&self) -> Loads {
+        Loads { read: self.source_bulk.load(), write: self.target_bulk.load(), metadata: self.metadata.load() }
     }
 
     /// Waits until a request for `path` may be made: while the host is down, and at its pace.
@@ -396,6 +430,19 @@ impl Host {
         let until = Instant::now() + time.min(MAX_HOLD);
         let mut held = lock(&self.held_until);
         *held = Some(held.map_or(until, |old| old.max(until)));
+    }
+
+    /// Takes note that the host says that nothing remains of what may be asked of it.
+    ///
+    /// That changes nothing about what is asked: Docker Hub says so for hours, in which it goes on to answer HEAD requests
+    /// and to give blobs, and what it counts by the second shows no sooner in this than in a refusal.
+    pub(super) fn spent(&self) {
+        if !self.told_spent.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                host = self.name,
+                "the registry says that its limit of requests is reached: it may refuse more; credentials may have a higher limit"
+            );
+        }
     }
 
     /// How much longer the host is held.
@@ -456,34 +503,5 @@ impl Host {
 
     fn slot(&self, capability: Capability) -> Option<&AtomicU8> {
         self.capabilities.get(capability as usize)
-    }
-}
-
-/// A bound on bytes per second, shared by everybody who has a clone of its `Arc`.
-///
-/// Whoever takes more than is left waits before going on, so the rate holds over any time much longer than one frame.
-#[derive(Debug)]
-pub struct Throttle {
-    per_second: u64,
-    next: Mutex<Option<Instant>>,
-}
-
-impl Throttle {
-    /// A bound of `per_second` bytes per second; zero counts as one.
-    pub fn new(per_second: u64) -> Self {
-        Self { per_second: per_second.max(1), next: Mutex::new(None) }
-    }
-
-    /// Waits until `bytes` more may pass. What was taken stays taken if the future is dropped.
-    pub async fn take(&self, bytes: u64) {
-        let wait_until = {
-            let now = Instant::now();
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = next.map_or(now, |at| at.max(now));
-            let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.per_second);
-            *next = Some(start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(MAX_HOLD * 60));
-            start
-        };
-        tokio::time::sleep_until(wait_until).await;
     }
 }

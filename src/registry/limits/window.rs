@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::gate::{Gate, Line, Place, Waiter};
+use crate::gate::{Gate, Line, Load, Place, Waiter};
 
 /// Who shares a window: one client, which is one side of one object.
 pub type Share = u64;
@@ -132,9 +132,9 @@ impl Window {
         self.change(|size| size.trouble(Instant::now()));
     }
 
-    /// How many places there are, and how many are taken.
-    pub(super) fn gauge(&self) -> (usize, usize) {
-        self.gate.gauge()
+    /// How much there is to do now.
+    pub(super) fn load(&self) -> Load {
+        self.gate.load()
     }
 }
 
@@ -178,6 +178,11 @@ impl Line for Fair {
 
     fn is_empty(&self) -> bool {
         self.queues.is_empty()
+    }
+
+    fn waiting(&self) -> usize {
+        let waiters = self.queues.values().flat_map(|queue| &queue.waiters);
+        waiters.filter(|(_cost, waiter)| !waiter.is_gone()).count()
     }
 }
 

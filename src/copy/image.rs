@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::claims::Turn;
 use super::transfers::Transfer;
-use super::{Attachments, Engine, Gates, Observe, Run, Tally, Trust};
+use super::{Attachments, Engine, Gates, LEAST_SMALL, Observe, Run, Tally, Trust};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
 use crate::plan::PlanItem;
@@ -286,7 +286,8 @@ impl Engine {
     ) -> Result<Transferred, Failure> {
         // Small ones are requests like others, but are held whole.
         let (_held, _place) = if blob.size <= SMALL_BLOB {
-            (self.small.acquire().await.ok(), None)
+            let bytes = u32::try_from(blob.size.max(LEAST_SMALL)).unwrap_or(u32::MAX);
+            (self.small.acquire_many(bytes).await.ok(), None)
         } else {
             let turn = Transfer { digest: blob.digest.clone(), size: blob.size, item: image.number };
             (None, Some(self.bulk.enter(turn).await))

@@ -13,7 +13,7 @@
 //! a host can do.
 //!
 //! **Memory.** One read buffer for each transfer under way, whatever its size, and hash states of 7 KiB; at most
-//! sixteen blobs of 256 KiB that are held whole; manifests of at most 4 MiB each with the entries read from them: one for
+//! 2 MiB of blobs up to 256 KiB that are held whole; manifests of at most 4 MiB each with the entries read from them: one for
 //! each of the sixteen images under way, and for each of eight of its children or attachments one per level of nesting
 //! (almost always one, never more than four). What a run knows of its target is about 60 bytes for each digest.
 //!
@@ -226,8 +226,10 @@ pub trait Known: Send + Sync {
 /// Items that are looked at together. Most of their time is spent waiting for one answer.
 const ITEMS_AT_ONCE: usize = 16;
 
-/// Blobs that are held whole at the same time: 4 MiB at most.
-const SMALL_AT_ONCE: usize = 16;
+/// Bytes of blobs that are held whole at the same time.
+const SMALL_BYTES: usize = 2 << 20;
+/// As many of them at the same time as if each had at least this many bytes.
+const LEAST_SMALL: u64 = 32 << 10;
 
 /// Copies one plan; made anew for each sync.
 pub struct Engine {
@@ -280,7 +282,7 @@ impl Engine {
             settings,
             throttles,
             bulk,
-            small: Semaphore::new(SMALL_AT_ONCE),
+            small: Semaphore::new(SMALL_BYTES),
             claims,
             manifests: Claims::new(Sharing::Apart),
             trees: image::Trees::default(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use e2e::fault_proxy::{FaultProxy, Reply};
 use e2e::image::{ImageSpec, Remote};
 use e2e::process::RunFolder;
 use e2e::proxy::Proxy;
@@ -87,10 +88,14 @@ pub(crate) enum Variant {
     Far,
     /// 50 MiB/s to and from each side.
     Narrow,
+    /// A target that refuses what is more than 200 requests a second, and asks to come back after a second.
+    Limited,
 }
 
 const FAR: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(5)];
 const NARROW: u64 = 50 << 20;
+/// Requests a second that a limited target takes.
+pub(crate) const LIMIT: u32 = 200;
 /// Bytes of the smallest and largest layer.
 const SIZES: (u64, u64) = (64 << 10, 8 << 20);
 
@@ -173,7 +178,7 @@ fn usual(content: Content, variant: Variant) -> bool {
     match variant {
         Variant::Plain => true,
         Variant::Tls | Variant::Narrow => matches!(content, Content::Big | Content::Images),
-        Variant::Far => content == Content::Images,
+        Variant::Far | Variant::Limited => content == Content::Images,
     }
 }
 
@@ -248,10 +253,14 @@ impl Bench {
                 let said = e2e::process::tail(&run.path().join("output"));
                 format!("{}; it said: {said}", missed.map_or_else(|| "it failed".to_owned(), |error| error.to_string()))
             });
+            let mut at_target = kinds(&written);
+            if let Some(refused) = line.take_refused() {
+                at_target.insert(REFUSED, refused);
+            }
             let sample = Sample {
                 cost,
                 source: kinds(&source),
-                target: kinds(&written),
+                target: at_target,
                 connections,
                 sent_twice: sent_twice(&written),
                 void,
@@ -320,11 +329,15 @@ async fn holds(target: &Remote, repository: &str, root: String) -> Result<()> {
     Ok(())
 }
 
+/// The kind of requests that a limited target refuses: they do not reach the registry.
+pub(crate) const REFUSED: &str = "refused";
+
 /// What lies between a contender and the registries.
 enum Line {
     Direct([String; 2]),
     Far([Relay; 2]),
     Narrow([Proxy; 2]),
+    Limited(String, FaultProxy),
 }
 
 impl Line {
@@ -336,6 +349,12 @@ impl Line {
             Variant::Far => {
                 let [at_source, at_target] = FAR;
                 Self::Far([Relay::start(from, at_source)?, Relay::start(to, at_target)?])
+            }
+            Variant::Limited => {
+                let proxy = FaultProxy::start(to)?;
+                proxy.limit(LIMIT, Reply::status(429).header("retry-after", "1"));
+                let [source, _] = hosts;
+                Self::Limited(source, proxy)
             }
             Variant::Narrow => {
                 let proxies = [Proxy::start(from)?, Proxy::start(to)?];
@@ -352,16 +371,25 @@ impl Line {
             Self::Direct(hosts) => hosts.clone(),
             Self::Far(relays) => relays.each_ref().map(Relay::host),
             Self::Narrow(proxies) => proxies.each_ref().map(Proxy::host),
+            Self::Limited(source, proxy) => [source.clone(), proxy.host()],
         }
     }
 
     /// Connections so far, where they are counted on the way.
     fn connections(&self) -> Option<u64> {
         match self {
-            Self::Direct(_) => None,
+            Self::Direct(_) | Self::Limited(..) => None,
             Self::Far(relays) => Some(relays.iter().map(Relay::connections).sum()),
             Self::Narrow(proxies) => Some(proxies.iter().map(Proxy::connections).sum()),
         }
+    }
+
+    /// Requests that were refused since this was asked last, where some are.
+    fn take_refused(&self) -> Option<usize> {
+        let Self::Limited(_, proxy) = self else { return None };
+        let refused = proxy.seen().iter().filter(|seen| seen.status == Some(429)).count();
+        proxy.forget();
+        Some(refused)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::contender::Contender;
-use super::{Content, Measured, Row, Sample, Variant};
+use super::{Content, LIMIT, Measured, REFUSED, Row, Sample, Variant};
 
 /// The median of what counts.
 struct Median {
@@ -181,6 +181,14 @@ fn check(medians: &BTreeMap<Row, Option<Median>>, images: usize, gigabytes: f64)
         let again = find(medians, AGAIN, Contender::Ours).map(|median| number(median.requests()));
         line("requests, (c)".to_owned(), number(images), again);
     }
+    if let Some(limited) = find(medians, (Content::Images, Variant::Limited, false), Contender::Ours) {
+        let [_, target] = &limited.kinds;
+        let refused = target.get(REFUSED).copied().unwrap_or_default();
+        let taken = limited.target - refused;
+        line("requests refused of those that a limited target takes, (b)".to_owned(), 0.01, Some(ratio(refused, taken)));
+        let ideal = number(taken) / f64::from(LIMIT);
+        line("time ÷ what a limited target allows, (b)".to_owned(), 1.5, Some(limited.wall / ideal));
+    }
     line("peak memory of (a), MiB".to_owned(), 32.0, of(big(Variant::Plain), |median| median.mebibytes));
     line("peak memory of (b), MiB".to_owned(), 32.0, of(FRESH, |median| median.mebibytes));
     for (variant, limit) in [(Variant::Plain, 1.2), (Variant::Tls, 1.9)] {
@@ -207,6 +215,7 @@ fn rows(measured: &Measured, medians: &BTreeMap<Row, Option<Median>>, table: (Co
         Variant::Tls => "loopback, TLS on both sides",
         Variant::Far => "20 ms to the source and back, 5 ms to the target",
         Variant::Narrow => "50 MiB/s on each side",
+        Variant::Limited => "a target that takes 200 requests a second",
     };
     let mut text = format!(
         "## {what}: {over}\n\n| | wall s | CPU s | peak MiB | requests source + target | connections | sent twice | ratio of \

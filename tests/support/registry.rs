@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -41,6 +42,11 @@ impl Seen {
 
     pub(crate) fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
+    }
+
+    /// Whether it is to begin an upload and brings all of it.
+    pub(crate) fn posts_whole(&self) -> bool {
+        self.method == Method::POST && self.query.contains_key("digest")
     }
 
     fn query(&self, name: &str) -> Option<&str> {
@@ -85,6 +91,8 @@ struct Shared {
     /// After how many bytes the connections of the next uploads break.
     cuts: Mutex<VecDeque<usize>>,
     login: Mutex<Login>,
+    /// A blob is taken with the request that would begin its upload.
+    whole: AtomicBool,
     rules: Mutex<Vec<Rule>>,
     late: Mutex<Vec<Late>>,
     /// What tokens say about how long they last.
@@ -124,6 +132,7 @@ impl FakeRegistry {
             content: Mutex::default(),
             cuts: Mutex::default(),
             login: Mutex::new(Login::Anonymous),
+            whole: AtomicBool::new(false),
             rules: Mutex::default(),
             late: Mutex::default(),
             expires_in: Mutex::default(),
@@ -281,6 +290,11 @@ impl FakeRegistry {
         self.shared.content.lock().unwrap().referrers = true;
     }
 
+    /// Takes a blob with the request that would begin its upload.
+    pub(crate) fn takes_whole(&self) {
+        self.shared.whole.store(true, Ordering::Relaxed);
+    }
+
     /// Loses a blob of one repository.
     pub(crate) fn lose_blob(&self, repository: &str, digest: &Digest) {
         let lost = self.shared.content.lock().unwrap().blobs.remove(&(repository.to_owned(), digest.to_string()));
@@ -430,7 +444,8 @@ async fn handle(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInf
     }
     let mut frames = body.into_data_stream();
     let mut received = Vec::new();
-    let carries = matches!(seen.method, Method::PUT | Method::PATCH) && seen.path.contains("/blobs/uploads/");
+    let uploads = seen.path.contains("/blobs/uploads/");
+    let carries = uploads && (matches!(seen.method, Method::PUT | Method::PATCH) || seen.posts_whole());
     let cut = if carries { shared.cuts.lock().unwrap().pop_front() } else { None };
     while let Some(frame) = frames.next().await {
         received.extend_from_slice(frame.as_deref().unwrap_or_default());
@@ -616,6 +631,13 @@ impl Shared {
                 && let Some(bytes) = content.blobs.get(&(from.to_owned(), digest.to_owned())).cloned()
             {
                 content.blobs.insert((repository.to_owned(), digest.to_owned()), bytes);
+                return answer(201, &[("docker-content-digest", digest)], "");
+            }
+            if let Some(digest) = seen.query("digest").filter(|_| self.whole.load(Ordering::Relaxed)) {
+                if Digest::of(&seen.body).to_string() != digest {
+                    return error(400, "DIGEST_INVALID", "wrong digest");
+                }
+                content.blobs.insert((repository.to_owned(), digest.to_owned()), seen.body.clone());
                 return answer(201, &[("docker-content-digest", digest)], "");
             }
             let id = format!("session-{}", content.log.len());

@@ -9,6 +9,7 @@ mod blobs;
 mod hosts;
 mod login;
 mod manifests;
+mod parts;
 mod posts;
 mod quirks;
 mod retries;

@@ -44,6 +44,12 @@ impl Seen {
         format!("{} {}", self.method, self.path)
     }
 
+    /// The first and, if it says so, the last byte that it asks for.
+    pub(crate) fn range(&self) -> Option<(usize, Option<usize>)> {
+        let (from, to) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        Some((from.parse().ok()?, to.parse().ok()))
+    }
+
     /// Whether it is to begin an upload and brings all of it.
     pub(crate) fn posts_whole(&self) -> bool {
         self.method == Method::POST && self.query.contains_key("digest")
@@ -211,8 +217,13 @@ impl FakeRegistry {
     pub(crate) fn put_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
         let digest = Digest::of(&bytes);
-        self.shared.content.lock().unwrap().blobs.insert((repository.to_owned(), digest.to_string()), bytes);
+        self.keep_blob(repository, &digest, bytes);
         digest
+    }
+
+    /// Has a blob whose digest is known.
+    pub(crate) fn keep_blob(&self, repository: &str, digest: &Digest, bytes: Bytes) {
+        self.shared.content.lock().unwrap().blobs.insert((repository.to_owned(), digest.to_string()), bytes);
     }
 
     pub(crate) fn put_manifest(
@@ -612,13 +623,11 @@ impl Shared {
         let Some(bytes) = content.blobs.get(&(repository.to_owned(), digest.to_owned())).cloned() else {
             return error(404, "BLOB_UNKNOWN", "blob unknown");
         };
-        match seen
-            .header("range")
-            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok())
-        {
-            Some(from) => {
-                let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-                answer(206, &[("content-range", &range)], bytes.slice(from..))
+        match seen.range() {
+            Some((from, to)) => {
+                let to = to.unwrap_or(bytes.len() - 1);
+                let range = format!("bytes {from}-{to}/{}", bytes.len());
+                answer(206, &[("content-range", &range)], bytes.slice(from..=to))
             }
             None => answer(200, &[("docker-content-digest", digest)], bytes),
         }

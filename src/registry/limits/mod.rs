@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Method;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::ranges::PARTS;
 use super::{Problem, Side};
 use crate::gate::Place;
 use health::{Admission, Health, Subject};
@@ -135,9 +136,11 @@ pub enum Capability {
     Resume,
     /// Taking a small blob with the request that would begin its upload.
     SinglePost,
+    /// Giving parts of a blob.
+    Ranges,
 }
 
-const CAPABILITIES: usize = 4;
+const CAPABILITIES: usize = 5;
 
 /// The longest request with a part of a blob to a host that has refused a whole one.
 const FIRST_CHUNK: u64 = 64 << 20;
@@ -149,6 +152,7 @@ pub struct Limits {
     windows: Windows,
     observer: Arc<dyn Observer>,
     hosts: Mutex<BTreeMap<String, Arc<Host>>>,
+    parts: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Limits {
@@ -171,12 +175,17 @@ impl Limits {
 
     /// Limits that report every request to `observer`.
     pub fn observed(windows: Windows, observer: Arc<dyn Observer>) -> Self {
-        Self { windows, observer, hosts: Mutex::default() }
+        Self { windows, observer, hosts: Mutex::default(), parts: Arc::new(Semaphore::new(PARTS)) }
     }
 
     /// Who is told about requests.
     pub(super) fn observer(&self) -> &dyn Observer {
         &*self.observer
+    }
+
+    /// The right to hold one part of a large blob, if not as many as may be are held.
+    pub(super) fn hold_part(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.parts).try_acquire_owned().ok()
     }
 
     /// The shared knowledge about `host[:port]`.
@@ -339,12 +348,22 @@ impl Host {
     /// Who needs bulk permits on both sides takes the source's first: windows of the two sides are distinct even on one
     /// host, so nobody waits in a circle.
     pub async fn acquire(&self, side: Side, work: Work, share: Share, cost: u64) -> Permit {
-        let window = match (work, side) {
+        let window = self.window(side, work);
+        Permit { _place: window.acquire(share, cost).await, window: Arc::clone(window) }
+    }
+
+    /// A place in the window if one is free at once.
+    pub(super) fn try_acquire(&self, side: Side, work: Work) -> Option<Permit> {
+        let window = self.window(side, work);
+        window.try_acquire().map(|place| Permit { _place: place, window: Arc::clone(window) })
+    }
+
+    fn window(&self, side: Side, work: Work) -> &Arc<Window> {
+        match (work, side) {
             (Work::Metadata, _) => &self.metadata,
             (Work::Bulk, Side::Source) => &self.source_bulk,
             (Work::Bulk, Side::Target) => &self.target_bulk,
-        };
-        Permit { _place: window.acquire(share, cost).await, window: Arc::clone(window) }
+        }
     }
 
     /// How many places the windows for blobs read, blobs written and other requests have, and how many are taken.

@@ -24,13 +24,13 @@ use super::{Capability, Client, Error, Permit, Problem, Work};
 use crate::oci::Descriptor;
 
 /// The bytes of one part. All of it may have to wait in memory for those before it.
-const PART: u64 = 2 << 20;
+const PART: u64 = 1 << 20;
 
 /// How many parts there are in the process at a time.
 ///
-/// With [`PART`] that bounds what is held to 8 MiB: a quarter of what a whole process that moves eight blobs takes. Four
-/// parts of one blob make it four times as fast as one connection; with longer ones fewer would fit. A part costs one
-/// request, which at the speed of a connection that is worth helping is a small part of its time.
+/// With [`PART`] that bounds what is held to 4 MiB, so that a process that moves a few blobs stays well below 32 MiB in all:
+/// with twice as much it came to 32. Four parts at a time make one blob up to four times as fast as one connection. Each
+/// costs a request, whose latency is what is lost of that.
 pub(super) const PARTS: usize = 4;
 
 /// How many connections one blob has besides its own.

@@ -9,7 +9,7 @@ use super::fake::{Seen, answer, cut, error};
 use super::*;
 
 const MIB: usize = 1 << 20;
-const PART: usize = 2 * MIB;
+const PART: usize = MIB;
 /// Of this, more than 64 MiB are left when the first frame has come.
 const SIZE: usize = 66 * MIB;
 

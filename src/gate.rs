@@ -100,6 +100,14 @@ impl<L: Line> Gate<L> {
         place.unwrap_or_else(|| Place { gate: Arc::clone(self) })
     }
 
+    /// A place if one is free and nobody waits.
+    pub fn try_enter(self: &Arc<Self>) -> Option<Place<L>> {
+        let mut state = self.lock();
+        let free = state.line.is_empty() && state.taken < state.places;
+        state.taken += usize::from(free);
+        free.then(|| Place { gate: Arc::clone(self) })
+    }
+
     /// Lets in as many as there are places.
     fn admit(self: &Arc<Self>) {
         loop {

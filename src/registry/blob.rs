@@ -1,4 +1,6 @@
 //! Reading blobs: resumed after breaks, and verified before the last frame is let go.
+//!
+//! A large blob that is waited for most of the time is read on further connections too: see [`ranges`](super::ranges).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,9 +13,10 @@ use tokio::time::{Instant, sleep};
 
 use super::client::{Tried, mismatch};
 use super::error::Request;
+use super::ranges::{Ahead, Balance, LEAST_LEFT, Stopped};
 use super::reply::Reply;
 use super::transport::Place;
-use super::{Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
+use super::{Capability, Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
 use crate::oci::{Descriptor, Hasher, Repository};
 
 /// Up to this many bytes are read again if a registry ignores that only the rest was asked for.
@@ -24,7 +27,7 @@ const LEAST_PROGRESS: u64 = 64 << 10;
 
 /// Whether a source moves, judged by spans of time that were spent waiting for it.
 #[derive(Debug, Default)]
-struct Pace {
+pub(super) struct Pace {
     waited: Duration,
     bytes: u64,
     /// Spans in a row in which too little came.
@@ -85,7 +88,7 @@ impl Checkpoints {
 /// A blob being read.
 ///
 /// Resumes by `Range` through the registry, so that a fresh link is signed; checks length and digest before it releases
-/// the last frame. Holds one frame.
+/// the last frame. Holds one frame, and parts of what follows where the source is slow.
 pub struct BlobReader {
     client: Client,
     place: Place,
@@ -107,6 +110,13 @@ pub struct BlobReader {
     /// How often it went on after a break.
     resumed: u64,
     pace: Pace,
+    balance: Balance,
+    /// What is read ahead: it begins after what `reply` is read up to, or where that has ended.
+    ahead: Option<Ahead>,
+    /// Nothing is read ahead any more: that has failed, or brought nothing.
+    single: bool,
+    /// Bytes that came in parts.
+    parted: u64,
     finished: bool,
     restart: bool,
     /// Held as long as the blob is read.
@@ -153,6 +163,10 @@ impl BlobReader {
                 fruitless: 0,
                 resumed: 0,
                 pace: Pace::default(),
+                balance: Balance::default(),
+                ahead: None,
+                single: false,
+                parted: 0,
                 finished: false,
                 restart: false,
                 permit: None,
@@ -209,7 +223,8 @@ impl BlobReader {
         let start = || (0, Hasher::new(self.blob.digest.algorithm()));
         let (received, hasher) = self.checkpoints.back_to(offset).unwrap_or_else(start);
         (self.received, self.hasher, self.wanted_from) = (received, Some(hasher), offset);
-        (self.reply, self.held, self.returned, self.skip) = (None, None, None, 0);
+        (self.reply, self.ahead, self.held, self.returned, self.skip) = (None, None, None, None, 0);
+        self.balance = Balance::default();
         (self.finished, self.restart) = (false, false);
     }
 
@@ -228,12 +243,12 @@ impl BlobReader {
             Ok(Some(chunk)) => Some(Ok(chunk)),
             Ok(None) => {
                 self.finished = true;
-                self.reply = None;
+                (self.reply, self.ahead) = (None, None);
                 self.held.take().map(Ok)
             }
             Err(error) => {
                 self.finished = true;
-                (self.reply, self.held) = (None, None);
+                (self.reply, self.ahead, self.held) = (None, None, None);
                 Some(Err(error))
             }
         }
@@ -247,25 +262,53 @@ impl BlobReader {
     /// The next frame to release before the last one, or none once everything is verified and only the last is left.
     async fn advance(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
+            if self.reply.is_none() && self.ahead.is_some() {
+                match self.advance_ahead().await? {
+                    Some(released) => return Ok(Some(released)),
+                    None if self.ahead.is_none() && self.received >= self.blob.size => {
+                        return self.verify().map(|()| None);
+                    }
+                    None => continue,
+                }
+            }
+            let started = Instant::now();
             let broken = match &mut self.reply {
                 None => match self.reopen(1).await {
                     Ok(()) => continue,
                     Err(error) if matches!(error.class(), Class::Transient { .. }) && !self.restart => error,
                     Err(error) => return Err(error),
                 },
-                Some(reply) => match paced(reply, &mut self.pace, self.client.inner.settings.timing.crawl).await {
-                    Ok(Some(chunk)) => match self.take(chunk)? {
-                        Some(released) => return Ok(Some(released)),
-                        None => continue,
-                    },
-                    Ok(None) if self.received >= self.blob.size && self.skip == 0 => {
-                        return self.verify().map(|()| None);
+                Some(reply) => {
+                    let crawl = self.client.inner.settings.timing.crawl;
+                    match beside(paced(reply, &mut self.pace, crawl), self.ahead.as_mut()).await {
+                        Err(Stopped) => {
+                            (self.ahead, self.single) = (None, true);
+                            continue;
+                        }
+                        Ok(Ok(Some(mut chunk))) => {
+                            if let Some(ahead) = &self.ahead
+                                && let before = ahead.begin_at() - self.received
+                                && chunk.len() as u64 >= before
+                            {
+                                // From here on it comes in parts.
+                                chunk.truncate(usize::try_from(before).unwrap_or(usize::MAX));
+                                self.reply = None;
+                            }
+                            match self.took(chunk, started.elapsed())? {
+                                Some(released) => return Ok(Some(released)),
+                                None => continue,
+                            }
+                        }
+                        Ok(Ok(None)) if self.received >= self.blob.size && self.skip == 0 => {
+                            return self.verify().map(|()| None);
+                        }
+                        // Ended in good order, but too early.
+                        Ok(Ok(None)) => self.broken(Problem::Unreachable(Trouble::Cut)),
+                        Ok(Err(error)) => error,
                     }
-                    // Ended in good order, but too early.
-                    Ok(None) => reply.broken(Problem::Unreachable(Trouble::Cut)),
-                    Err(error) => error,
-                },
+                }
             };
+            self.ahead = None;
             self.reply = None;
             let inner = &self.client.inner;
             let awaited = inner.limits.host(&self.place.host).is_awaited(inner.settings.timing.outage);
@@ -275,6 +318,48 @@ impl BlobReader {
             }
             sleep(self.client.inner.backoff(self.fruitless.saturating_sub(1))).await;
         }
+    }
+
+    /// The same from what is read ahead; nothing is read ahead any more once that has failed or ended.
+    async fn advance_ahead(&mut self) -> Result<Option<Bytes>, Error> {
+        let started = Instant::now();
+        let Some(ahead) = &mut self.ahead else { return Ok(None) };
+        match ahead.next().await {
+            Ok(Some(chunk)) => {
+                self.parted += chunk.len() as u64;
+                self.took(chunk, started.elapsed())
+            }
+            Ok(None) => {
+                self.ahead = None;
+                Ok(None)
+            }
+            Err(Stopped) => {
+                (self.ahead, self.single) = (None, true);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes in a frame that was waited for, and judges by that whether more is to be read at a time.
+    fn took(&mut self, chunk: Bytes, waited: Duration) -> Result<Option<Bytes>, Error> {
+        let length = chunk.len() as u64;
+        let released = self.take(chunk)?;
+        let lag = self.client.inner.settings.timing.lag;
+        let Some(weighed) = self.balance.pass(Instant::now(), waited, length, lag) else { return Ok(released) };
+        if let Some(ahead) = &mut self.ahead {
+            if self.reply.is_none() && !ahead.pays(weighed.rate) {
+                ahead.finish();
+                self.single = true;
+            }
+        } else if weighed.slow
+            && !self.single
+            && self.skip == 0
+            && self.reply.is_some()
+            && self.blob.size - self.received > LEAST_LEFT
+        {
+            self.ahead = Ahead::begin(&self.client, &self.place, &self.blob, self.received, weighed.rate);
+        }
+        Ok(released)
     }
 
     /// Takes in a frame and gives out the one before it.
@@ -309,6 +394,10 @@ impl BlobReader {
             Some(actual) if actual == *expected => Ok(()),
             Some(actual) => {
                 let (expected, actual) = (expected.to_string(), actual.to_string());
+                if self.parted > 0 {
+                    // Maybe the parts are not those that they are said to be.
+                    self.client.inner.limits.host(&self.place.host).learn(Capability::Ranges, false);
+                }
                 Err(self.broken(Problem::Digest { expected, actual }))
             }
             None => Err(self.problem(Problem::Garbled("the blob was read to its end twice"))),
@@ -334,6 +423,7 @@ impl BlobReader {
             return Err(reply.error(Problem::Garbled("the address that the registry leads to does not give the blob")));
         }
         let limits = &self.client.inner.limits;
+        let host = limits.host(&self.place.host);
         match reply.status().as_u16() {
             200..=299 if reply.is_html() => {
                 return Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }));
@@ -346,8 +436,14 @@ impl BlobReader {
                     return Err(reply.error(Problem::Garbled("the registry sends another part than was asked for")));
                 }
                 self.skip = 0;
+                if host.can(Capability::Ranges).is_none() {
+                    host.learn(Capability::Ranges, true);
+                }
             }
             200 => {
+                if from > 0 {
+                    host.learn(Capability::Ranges, false);
+                }
                 if let Some(actual) = reply.response.content_length().filter(|length| *length != self.blob.size) {
                     return Err(reply.broken(Problem::Length { expected: self.blob.size, actual }));
                 }
@@ -382,8 +478,20 @@ impl BlobReader {
     }
 }
 
+/// Waits for something while more is read ahead, if anything is.
+async fn beside<T>(awaited: impl Future<Output = T>, ahead: Option<&mut Ahead>) -> Result<T, Stopped> {
+    match ahead {
+        None => Ok(awaited.await),
+        Some(ahead) => tokio::select! {
+            biased;
+            came = awaited => Ok(came),
+            stopped = ahead.read_on() => Err(stopped),
+        },
+    }
+}
+
 /// The next bytes of a blob, or the stall that too few of them are.
-async fn paced(reply: &mut Reply, pace: &mut Pace, span: Duration) -> Result<Option<Bytes>, Error> {
+pub(super) async fn paced(reply: &mut Reply, pace: &mut Pace, span: Duration) -> Result<Option<Bytes>, Error> {
     let since = Instant::now();
     let chunk = reply.chunk().await?;
     let Some(bytes) = &chunk else { return Ok(None) };
@@ -394,7 +502,7 @@ async fn paced(reply: &mut Reply, pace: &mut Pace, span: Duration) -> Result<Opt
 }
 
 /// `bytes FIRST-LAST/TOTAL`: the first byte and the total, which may be `*`.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+pub(super) fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
     let first = range.split_once('-')?.0.trim().parse().ok()?;
     let total = total.trim();

@@ -5,8 +5,8 @@
 //!
 //! Guarantees:
 //! - Nothing that fails its digest or length is ever handed on as complete: the last frame of a blob is released only after
-//!   both match. No blob above [`SMALL_BLOB`] is held in memory, and none on disk; manifests, error answers and token
-//!   answers are bounded.
+//!   both match. No blob above [`SMALL_BLOB`] is held in memory, and none on disk; of those that a slow source gives in
+//!   parts at most 4 MiB are, for the whole process. Manifests, error answers and token answers are bounded.
 //! - Credentials go to the origin (scheme, host, port) they are for and to the token service it names, nowhere else.
 //! - A redirect, upload location or token realm never leads from HTTPS to plain HTTP, and to a loopback or link-local
 //!   address only if the registry itself is there or the host is named in the settings.
@@ -28,6 +28,7 @@ mod error;
 mod limits;
 mod overrides;
 mod policy;
+mod ranges;
 mod reply;
 mod settings;
 mod transfer;

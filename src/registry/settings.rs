@@ -43,6 +43,9 @@ pub struct Timing {
     /// A source that sends less than 64 KiB of a blob in this time, not counting what others than the source take, is
     /// asked again. Default 60 s.
     pub crawl: Duration,
+    /// How long most of the time of a transfer must have been spent waiting for the source until more of its blob is read
+    /// at a time, if much of it is left; zero for at once. Default 2 s.
+    pub lag: Duration,
     /// How often a request is made in all if it fails in a way that may pass. Default 5.
     pub attempts: u32,
     /// How long a host that has answered before and does not any more is waited for, by everybody together. Default 2 min.
@@ -70,6 +73,7 @@ impl Default for Timing {
             stall: Duration::from_secs(45),
             body: Duration::from_mins(2),
             crawl: Duration::from_mins(1),
+            lag: Duration::from_secs(2),
             attempts: 5,
             outage: Duration::from_mins(2),
             blob_attempts: 4,

@@ -152,7 +152,7 @@ pub async fn transfer(
 /// it broke; a target that does, where it says that it is: what it has is not sent again, and what has to be read again
 /// is read from the last state of the hash that was kept before that. Breaks that are followed by progress do not count.
 /// A target that has lost the session gets the blob from the start. Takes a place in the windows of both hosts for a blob
-/// above [`SMALL_BLOB`], and holds one frame of it in memory; smaller ones are held whole.
+/// above [`SMALL_BLOB`], and holds one frame of it in memory, or some parts if the source is slow; smaller ones are held whole.
 ///
 /// # Errors
 /// The failure of the side that broke it; [`Error::side`] says which.
@@ -241,7 +241,7 @@ pub async fn send(
                     abandon(Some(begun)).await;
                     return Err(error);
                 }
-                match kept(begun, &error, blob.size, &open, progress).await {
+                match kept(begun, &error, blob.size, open.released(), progress).await {
                     Kept::Stored => return Ok(done),
                     Kept::Here(kept) => {
                         if kept.offset() > most {
@@ -298,16 +298,10 @@ pub async fn put(
 }
 
 /// What a target has kept of an upload that broke with `error`, if the source can go on from there.
-async fn kept(
-    session: Box<UploadSession>,
-    error: &Error,
-    size: u64,
-    reader: &BlobReader,
-    progress: Progress<'_>,
-) -> Kept {
+async fn kept(session: Box<UploadSession>, error: &Error, size: u64, released: u64, progress: Progress<'_>) -> Kept {
     match session.after(error, size).await {
         Kept::Stored => Kept::Stored,
-        Kept::Here(kept) if kept.offset() <= reader.released() => {
+        Kept::Here(kept) if kept.offset() <= released => {
             progress.resumed(1);
             kept.tell_resumed();
             Kept::Here(kept)

@@ -59,6 +59,8 @@ pub(super) struct Ask<'a> {
     pub(super) asked: String,
     /// How often to try in all.
     pub(super) attempts: u32,
+    /// How long it waits in all because there are too many requests; none for the usual time.
+    pub(super) max_throttled: Option<Duration>,
     /// A page made for browsers is not the registry's answer, and may be another one a little later.
     pub(super) no_pages: bool,
     /// Whether it takes a place in the window for metadata.
@@ -79,6 +81,7 @@ impl<'a> Ask<'a> {
             authorization: None,
             asked,
             attempts: 0,
+            max_throttled: None,
             no_pages: false,
             windowed: true,
             plain: false,
@@ -154,6 +157,7 @@ impl Inner {
     pub(super) async fn send(&self, mut ask: Ask<'_>) -> Result<Reply, Error> {
         let timing = &self.settings.timing;
         let attempts = if ask.attempts == 0 { timing.attempts } else { ask.attempts };
+        let max_throttled = ask.max_throttled.unwrap_or(timing.max_throttled);
         let name = authority(&ask.url);
         let host = self.limits.host(&name);
         // A token from the registry itself is a part of the request that it is for.
@@ -167,7 +171,7 @@ impl Inner {
                 None
             };
             while let Some(left) = host.held() {
-                if waited.saturating_add(left) > timing.max_throttled {
+                if waited.saturating_add(left) > max_throttled {
                     return Err(self.ask_error(&ask, Problem::RateLimited { after: Some(left) }));
                 }
                 waited = waited.saturating_add(left);
@@ -224,7 +228,7 @@ impl Inner {
             if limit {
                 limited += 1;
                 waited = waited.saturating_add(wait.max(timing.backoff));
-                if waited > timing.max_throttled {
+                if waited > max_throttled {
                     return Err(error);
                 }
             } else if ask.attempts == 1 || !host.is_awaited(timing.outage) {

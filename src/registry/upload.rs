@@ -1,4 +1,7 @@
 //! Writing blobs: sessions, mounts, and one request with all bytes.
+//!
+//! A small blob for which there is no session is sent with the request that would begin one, as far as its host is not known
+//! to want it otherwise. A host that only begins a session has cost no request by that, and is not sent another.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -105,7 +108,12 @@ impl Client {
                         reply.drain().await;
                         return Ok(Started::Mounted);
                     }
-                    202 => return self.session(place.clone(), digest, reply).await.map(Started::Session),
+                    202 => {
+                        if other.is_none() {
+                            host.lacks();
+                        }
+                        return self.session(place.clone(), digest, reply).await.map(Started::Session);
+                    }
                     401 | 403 => learn = Some(false),
                     400..=499 => learn = Some(true),
                     _ => {}
@@ -186,10 +194,78 @@ impl Client {
         }))
     }
 
-    /// Writes a blob of at most [`SMALL_BLOB`] bytes, beginning again if the target breaks off.
+    /// Whether a small blob is better sent to the target of `repository` than asked for first: one request does it.
+    ///
+    /// As long as it is not known whether the target takes that, one who asks is told so, to find out.
+    pub fn posts_whole(&self, repository: &Repository) -> bool {
+        self.inner.limits.host(&self.home(repository).host).posts_whole()
+    }
+
+    /// Writes a blob of at most [`SMALL_BLOB`] bytes, in one request where the target takes that, and beginning again if it
+    /// breaks off.
     pub async fn put_bytes(&self, repository: &Repository, digest: &Digest, bytes: Bytes) -> Result<(), Error> {
-        let Started::Session(session) = self.start_upload(repository, digest, None).await? else { return Ok(()) };
-        self.send_bytes(repository, session, bytes).await
+        match self.post_whole(repository, digest, &bytes).await? {
+            Some(session) => self.send_bytes(repository, session, bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a small blob with the request that would begin its upload, unless that is known not to work; a session if it
+    /// is still to be sent.
+    async fn post_whole(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: &Bytes,
+    ) -> Result<Option<Box<UploadSession>>, Error> {
+        let begin = || async {
+            Ok(match self.start_upload(repository, digest, None).await? {
+                Started::Session(session) => Some(session),
+                Started::Mounted => None,
+            })
+        };
+        let place = self.home(repository);
+        let host = self.inner.limits.host(&place.host);
+        let (known, size) = (host.can(Capability::SinglePost), bytes.len() as u64);
+        if known == Some(false) || size > SMALL_BLOB {
+            return begin().await;
+        }
+        let mut ask = self.post(&place, digest).header(CONTENT_LENGTH, &size.to_string());
+        ask = ask.header(CONTENT_TYPE, "application/octet-stream");
+        ask.url.query_pairs_mut().append_pair("digest", &digest.to_string());
+        ask.payload = Payload::Bytes(bytes.clone());
+        // What breaks it may be its form: it is followed by the other way, which is tried as often as others.
+        ask.attempts = 1;
+        let learn = match self.inner.send(ask).await {
+            Ok(reply) => match reply.status().as_u16() {
+                201 => {
+                    accepted(&reply, digest)?;
+                    self.inner.limits.observer().bytes(&place.host, self.side(), size);
+                    reply.drain().await;
+                    // The first time it is looked at, in case that was said of the session.
+                    if known == Some(true) || self.blob_exists(repository, digest).await? {
+                        host.learn(Capability::SinglePost, true);
+                        return Ok(None);
+                    }
+                    true
+                }
+                202 => {
+                    host.learn(Capability::SinglePost, false);
+                    return self.session(place.clone(), digest, reply).await.map(Some);
+                }
+                _ => true,
+            },
+            Err(error) => match error.problem() {
+                Problem::Status { .. } | Problem::Unreachable(_) | Problem::NotRegistry { .. } => known.is_none(),
+                _ => return Err(error),
+            },
+        };
+        let begun = begin().await?;
+        // Not before: whatever is refused this too was not refused for its form.
+        if learn {
+            host.learn(Capability::SinglePost, false);
+        }
+        Ok(begun)
     }
 
     /// The same in a session that was begun.

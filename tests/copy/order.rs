@@ -103,6 +103,30 @@ async fn blobs_that_an_interrupted_run_left_are_not_sent_again() {
 }
 
 #[tokio::test]
+async fn small_blobs_take_one_request_each_where_the_target_turns_out_to_take_them_whole() {
+    const IMAGES: usize = 60;
+    let mut world = World::new().await;
+    world.target.takes_whole();
+    for number in 0..IMAGES {
+        let name = format!("a/i{number}");
+        let layers = [format!("{name} one"), format!("{name} two")];
+        let digest = image(&world.source, &name, "", &[&layers[0], &layers[1]]);
+        world.wants(&name, &digest, &format!("m/{name}:1"));
+    }
+    assert!(world.copy().await.complete());
+    assert_eq!(world.target.torn(), Vec::<String>::new());
+    let seen = world.target.seen();
+    let count = |is: fn(&fake::Seen) -> bool| seen.iter().filter(|seen| is(seen)).count();
+    let sent = count(|seen| seen.method == "PUT" && seen.path.contains("/blobs/uploads/"));
+    let whole = count(fake::Seen::posts_whole);
+    // The layers, and one config. Those that were under way together did not know yet.
+    assert_eq!(sent + whole, 2 * IMAGES + 1);
+    assert!(sent < IMAGES, "{sent}");
+    let asked = count(|seen| seen.method == "POST" && !seen.posts_whole());
+    assert_eq!(asked, sent + IMAGES - 1, "nothing that is sent whole is asked for, and the config is mounted");
+}
+
+#[tokio::test]
 async fn an_image_completed_before_costs_one_request() {
     let mut world = World::new().await;
     for name in ["a/b", "a/c"] {

@@ -9,6 +9,8 @@ mod blobs;
 mod hosts;
 mod login;
 mod manifests;
+mod parts;
+mod posts;
 mod quirks;
 mod retries;
 
@@ -19,7 +21,8 @@ use bytes::Bytes;
 use fake::FakeRegistry;
 use imageset_mirror::oci::{Descriptor, Digest, RawManifest, Repository, Tag, media_type};
 use imageset_mirror::registry::{
-    By, Client, Credential, Credentials, Error, Limits, Progress, Settings, Side, Timing, Tls, Transferred, transfer,
+    By, Capability, Client, Credential, Credentials, Error, Limits, Progress, Settings, Side, Timing, Tls, Transferred,
+    transfer,
 };
 
 const IMAGE: &str = media_type::OCI_IMAGE;

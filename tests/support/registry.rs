@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -41,6 +42,17 @@ impl Seen {
 
     pub(crate) fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
+    }
+
+    /// The first and, if it says so, the last byte that it asks for.
+    pub(crate) fn range(&self) -> Option<(usize, Option<usize>)> {
+        let (from, to) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        Some((from.parse().ok()?, to.parse().ok()))
+    }
+
+    /// Whether it is to begin an upload and brings all of it.
+    pub(crate) fn posts_whole(&self) -> bool {
+        self.method == Method::POST && self.query.contains_key("digest")
     }
 
     fn query(&self, name: &str) -> Option<&str> {
@@ -85,6 +97,8 @@ struct Shared {
     /// After how many bytes the connections of the next uploads break.
     cuts: Mutex<VecDeque<usize>>,
     login: Mutex<Login>,
+    /// A blob is taken with the request that would begin its upload.
+    whole: AtomicBool,
     rules: Mutex<Vec<Rule>>,
     late: Mutex<Vec<Late>>,
     /// What tokens say about how long they last.
@@ -124,6 +138,7 @@ impl FakeRegistry {
             content: Mutex::default(),
             cuts: Mutex::default(),
             login: Mutex::new(Login::Anonymous),
+            whole: AtomicBool::new(false),
             rules: Mutex::default(),
             late: Mutex::default(),
             expires_in: Mutex::default(),
@@ -202,8 +217,13 @@ impl FakeRegistry {
     pub(crate) fn put_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
         let digest = Digest::of(&bytes);
-        self.shared.content.lock().unwrap().blobs.insert((repository.to_owned(), digest.to_string()), bytes);
+        self.keep_blob(repository, &digest, bytes);
         digest
+    }
+
+    /// Has a blob whose digest is known.
+    pub(crate) fn keep_blob(&self, repository: &str, digest: &Digest, bytes: Bytes) {
+        self.shared.content.lock().unwrap().blobs.insert((repository.to_owned(), digest.to_string()), bytes);
     }
 
     pub(crate) fn put_manifest(
@@ -279,6 +299,11 @@ impl FakeRegistry {
     /// Keeps referrers and lists them.
     pub(crate) fn keeps_referrers(&self) {
         self.shared.content.lock().unwrap().referrers = true;
+    }
+
+    /// Takes a blob with the request that would begin its upload.
+    pub(crate) fn takes_whole(&self) {
+        self.shared.whole.store(true, Ordering::Relaxed);
     }
 
     /// Loses a blob of one repository.
@@ -430,7 +455,8 @@ async fn handle(State(shared): State<Arc<Shared>>, ConnectInfo(peer): ConnectInf
     }
     let mut frames = body.into_data_stream();
     let mut received = Vec::new();
-    let carries = matches!(seen.method, Method::PUT | Method::PATCH) && seen.path.contains("/blobs/uploads/");
+    let uploads = seen.path.contains("/blobs/uploads/");
+    let carries = uploads && (matches!(seen.method, Method::PUT | Method::PATCH) || seen.posts_whole());
     let cut = if carries { shared.cuts.lock().unwrap().pop_front() } else { None };
     while let Some(frame) = frames.next().await {
         received.extend_from_slice(frame.as_deref().unwrap_or_default());
@@ -597,13 +623,11 @@ impl Shared {
         let Some(bytes) = content.blobs.get(&(repository.to_owned(), digest.to_owned())).cloned() else {
             return error(404, "BLOB_UNKNOWN", "blob unknown");
         };
-        match seen
-            .header("range")
-            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok())
-        {
-            Some(from) => {
-                let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-                answer(206, &[("content-range", &range)], bytes.slice(from..))
+        match seen.range() {
+            Some((from, to)) => {
+                let to = to.unwrap_or(bytes.len() - 1);
+                let range = format!("bytes {from}-{to}/{}", bytes.len());
+                answer(206, &[("content-range", &range)], bytes.slice(from..=to))
             }
             None => answer(200, &[("docker-content-digest", digest)], bytes),
         }
@@ -616,6 +640,13 @@ impl Shared {
                 && let Some(bytes) = content.blobs.get(&(from.to_owned(), digest.to_owned())).cloned()
             {
                 content.blobs.insert((repository.to_owned(), digest.to_owned()), bytes);
+                return answer(201, &[("docker-content-digest", digest)], "");
+            }
+            if let Some(digest) = seen.query("digest").filter(|_| self.whole.load(Ordering::Relaxed)) {
+                if Digest::of(&seen.body).to_string() != digest {
+                    return error(400, "DIGEST_INVALID", "wrong digest");
+                }
+                content.blobs.insert((repository.to_owned(), digest.to_owned()), seen.body.clone());
                 return answer(201, &[("docker-content-digest", digest)], "");
             }
             let id = format!("session-{}", content.log.len());

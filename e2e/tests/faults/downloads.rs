@@ -113,3 +113,37 @@ async fn a_stall_and_a_crawl_are_noticed_by_themselves() {
     way.survives(Extra { read: 2 * PER_BREAK, requests: 2, ..Extra::default() }).await;
     way.is_equal().await;
 }
+
+/// The largest layer of these, most of which is read in parts where each connection is slow.
+const LARGE: u64 = 96 * MIB;
+/// What may be read in parts and never be used: as much as is held ahead.
+const AHEAD: u64 = 4 * MIB;
+
+/// How often the layer was asked for, and how many of the answers were parts.
+fn reads(way: &Way, layer: &str) -> (usize, usize) {
+    let reads = way.from.of(Kind::GetBlob).into_iter().filter(|seen| seen.path.contains(layer)).collect::<Vec<_>>();
+    (reads.len(), reads.iter().filter(|seen| seen.status == Some(206)).count())
+}
+
+#[tokio::test]
+async fn a_large_layer_of_which_each_connection_is_slow_comes_in_parts_and_is_read_once() {
+    let mut way = Way::start().await;
+    let layer = way.layer(LARGE).await;
+    // About 3 MiB a second.
+    let slow = Fault::Drip { piece: 16 * 1024, pause: Duration::from_millis(4) };
+    way.from.add(When::kind(Kind::GetBlob).naming(&layer), slow);
+    way.survives(Extra { read: AHEAD, requests: 120, ..Extra::default() }).await;
+    let (asked, parts) = reads(&way, &layer);
+    assert!(parts >= 16, "{parts} parts");
+    assert_eq!(asked, parts + 1, "all but the first answer are parts");
+    way.is_equal().await;
+}
+
+#[tokio::test]
+async fn a_large_layer_of_a_fast_source_comes_as_a_whole() {
+    let mut way = Way::start().await;
+    let layer = way.layer(LARGE).await;
+    way.survives(Extra::default()).await;
+    assert_eq!(reads(&way, &layer), (1, 0));
+    way.is_equal().await;
+}

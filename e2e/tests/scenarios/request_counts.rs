@@ -53,9 +53,12 @@ fn kinds<const N: usize>(kinds: [(&'static str, usize); N]) -> BTreeMap<&'static
 
 impl Pair {
     async fn start(layout: Layout, images: usize) -> Self {
-        let (source, target) = (Options::distribution("source"), Options::distribution("target"));
+        Self::at(Options::distribution("target"), Workload::new(images, layout, SIZES)).await
+    }
+
+    async fn at(target: Options, workload: Workload) -> Self {
+        let source = Options::distribution("source");
         let (source, target) = tokio::try_join!(source.start(), target.start()).expect("the registries start");
-        let workload = Workload::new(images, layout, SIZES);
         let pushed = workload.push(&source.remote().expect("a client")).await.expect("pushed");
         let run = RunFolder::create("request-counts").expect("a folder");
         let names = pushed
@@ -143,4 +146,22 @@ async fn attachments_cost_one_more_request_for_each_repository_and_nothing_the_s
     assert_eq!(target.kinds.get("look"), Some(&IMAGES));
     let (source, target) = pair.mirror("copy").await;
     assert_eq!((source.kinds, target.kinds), (kinds([]), kinds([("look", IMAGES)])));
+}
+
+#[tokio::test]
+async fn small_blobs_take_one_request_where_the_target_takes_them_whole() {
+    const IMAGES: usize = 60;
+    let small = Workload::new(IMAGES, Layout::Apart, (1 << 10, 64 << 10));
+    let pair = Pair::at(Options::olareg("target"), small).await;
+    let Pushed { blobs, places, .. } = pair.pushed;
+    let (source, target) = pair.mirror("skip").await;
+    pair.assert_complete().await;
+    assert_eq!(source.kinds, kinds([("manifest", IMAGES), ("blob", blobs)]));
+    let count = |kind| target.kinds.get(kind).copied().unwrap_or_default();
+    let begun = ["look for blob", "begin", "mount"].map(count);
+    assert_eq!(begun, [1, blobs, places - blobs]);
+    // Those that were under way before it was known.
+    assert!(count("send") < blobs / 4, "{:?}", target.kinds);
+    // Four of ours are blobs.
+    assert_eq!(target.state, STATE[0] - 4);
 }

@@ -16,9 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Method;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::ranges::PARTS;
 use super::{Error, Problem, Side};
 use crate::gate::{Load, Place};
 use health::{Admission, Health, Subject};
@@ -141,9 +142,13 @@ pub enum Capability {
     Mount,
     /// Going on with an upload whose connection broke.
     Resume,
+    /// Taking a small blob with the request that would begin its upload.
+    SinglePost,
+    /// Giving parts of a blob.
+    Ranges,
 }
 
-const CAPABILITIES: usize = 3;
+const CAPABILITIES: usize = 5;
 
 /// The longest request with a part of a blob to a host that has refused a whole one.
 const FIRST_CHUNK: u64 = 64 << 20;
@@ -155,6 +160,7 @@ pub struct Limits {
     windows: Windows,
     observer: Arc<dyn Observer>,
     hosts: Mutex<BTreeMap<String, Arc<Host>>>,
+    parts: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Limits {
@@ -177,7 +183,7 @@ impl Limits {
 
     /// Limits that report every request to `observer`.
     pub fn observed(windows: Windows, observer: Arc<dyn Observer>) -> Self {
-        Self { windows, observer, hosts: Mutex::default() }
+        Self { windows, observer, hosts: Mutex::default(), parts: Arc::new(Semaphore::new(PARTS)) }
     }
 
     /// Who is told about requests.
@@ -189,6 +195,11 @@ impl Limits {
     pub(super) fn broken(&self, error: Error) -> Error {
         self.observer.broke(&error.asked_of(), error.problem());
         error
+    }
+
+    /// The right to hold one part of a large blob, if not as many as may be are held.
+    pub(super) fn hold_part(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.parts).try_acquire_owned().ok()
     }
 
     /// The shared knowledge about `host[:port]`.
@@ -238,6 +249,10 @@ pub struct Host {
     /// Somebody has asked for referrers, or is just asking.
     asked: AtomicBool,
     asking: tokio::sync::Mutex<()>,
+    /// It was asked for a blob that it has not got.
+    lacks: AtomicBool,
+    /// Somebody has set out to find out whether it takes a blob in one request.
+    posting: AtomicBool,
     /// The most bytes of a blob in one request; zero if that is not known to be bounded.
     chunk: AtomicU64,
 }
@@ -355,6 +370,8 @@ impl Host {
             told_spent: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             asking: tokio::sync::Mutex::default(),
+            lacks: AtomicBool::new(false),
+            posting: AtomicBool::new(false),
             chunk: AtomicU64::new(0),
         }
     }
@@ -365,12 +382,22 @@ impl Host {
     /// Who needs bulk permits on both sides takes the source's first: windows of the two sides are distinct even on one
     /// host, so nobody waits in a circle.
     pub async fn acquire(&self, side: Side, work: Work, share: Share, cost: u64) -> Permit {
-        let window = match (work, side) {
+        let window = self.window(side, work);
+        Permit { _place: window.acquire(share, cost).await, window: Arc::clone(window) }
+    }
+
+    /// A place in the window if one is free at once.
+    pub(super) fn try_acquire(&self, side: Side, work: Work) -> Option<Permit> {
+        let window = self.window(side, work);
+        window.try_acquire().map(|place| Permit { _place: place, window: Arc::clone(window) })
+    }
+
+    fn window(&self, side: Side, work: Work) -> &Arc<Window> {
+        match (work, side) {
             (Work::Metadata, _) => &self.metadata,
             (Work::Bulk, Side::Source) => &self.source_bulk,
             (Work::Bulk, Side::Target) => &self.target_bulk,
-        };
-        Permit { _place: window.acquire(share, cost).await, window: Arc::clone(window) }
+        }
     }
 
     /// How much there is to do in the windows now.
@@ -480,6 +507,18 @@ impl Host {
         }
         let alone = self.asking.lock().await;
         (!asked()).then(|| FindingOut { asked: &self.asked, _alone: alone })
+    }
+
+    /// Takes note that somebody has asked for a blob that the host has not got.
+    pub(super) fn lacks(&self) {
+        self.lacks.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether to send a small blob in one request instead of asking first whether it is there: where that is known to work,
+    /// and to one who asks otherwise, once something was not there: what an interrupted run has left is not sent again.
+    pub(super) fn posts_whole(&self) -> bool {
+        let find_out = || self.lacks.load(Ordering::Relaxed) && !self.posting.swap(true, Ordering::Relaxed);
+        self.can(Capability::SinglePost).unwrap_or_else(find_out)
     }
 
     /// The most bytes of a blob that the host takes in one request, as far as it has refused more.

@@ -121,6 +121,11 @@ impl Window {
         self.gate.enter((share, cost)).await
     }
 
+    /// A place if one is free and nobody waits.
+    pub(super) fn try_acquire(&self) -> Option<Place<Fair>> {
+        self.gate.try_enter()
+    }
+
     /// A request has succeeded and brought `amount` bytes, or counts as one.
     pub(super) fn success(&self, amount: u64) {
         let full = self.gate.is_full();

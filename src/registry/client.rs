@@ -110,8 +110,8 @@ pub(super) struct Inner {
     pub(super) certificates: Vec<reqwest::Certificate>,
     pub(super) loaded: Mutex<Arc<Loaded>>,
     pub(super) auth: Auth,
-    /// Connections, by whether any certificate will do and by how far they reach.
-    pub(super) pools: Mutex<BTreeMap<(bool, Option<Reach>), reqwest::Client>>,
+    /// Connections, by whether any certificate will do, by how far they reach, and by whether large blobs are read on them.
+    pub(super) pools: Mutex<BTreeMap<(bool, Option<Reach>, bool), reqwest::Client>>,
     pub(super) reaches: Mutex<BTreeMap<String, Reach>>,
     /// Hosts where these credentials cannot mount from other repositories.
     pub(super) mountless: Mutex<BTreeSet<String>>,
@@ -187,7 +187,7 @@ impl Client {
         if !inner.certificates.is_empty() {
             // Certificates are read when connections are set up, so that is done now.
             let pool = inner.build(false, None).map_err(|source| ConfigError::BadCertificate { side, source })?;
-            inner.pools.lock().unwrap_or_else(PoisonError::into_inner).insert((false, None), pool);
+            inner.pools.lock().unwrap_or_else(PoisonError::into_inner).insert((false, None, false), pool);
         }
         Ok(Self { inner: Arc::new(inner) })
     }

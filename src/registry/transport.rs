@@ -103,6 +103,9 @@ impl<'a> Ask<'a> {
     }
 }
 
+/// Connections to one host that are kept for later: as many as its windows begin with.
+const MOST_IDLE: usize = 24;
+
 /// One step of a request: a redirect changes where it goes, and maybe how.
 struct Hop {
     method: Method,
@@ -462,16 +465,19 @@ impl Inner {
     }
 
     /// The pool of connections of a kind, made when first needed.
+    ///
+    /// Those that large blobs are read on are by themselves: each keeps a buffer as large as it had for the last one.
     fn connections(&self, ask: &Ask<'_>, skip: bool, reach: Option<Reach>) -> Result<reqwest::Client, Error> {
+        let kind = (skip, reach, ask.method == Method::GET && !ask.windowed);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(&(skip, reach)) {
+        if let Some(pool) = pools.get(&kind) {
             return Ok(pool.clone());
         }
         let pool = self.build(skip, reach).map_err(|error| {
             let request = self.request(ask.place, &ask.method, &ask.url, &ask.asked);
             Error::with_source(request, Problem::Untrusted, error)
         })?;
-        pools.insert((skip, reach), pool.clone());
+        pools.insert(kind, pool.clone());
         Ok(pool)
     }
 
@@ -489,7 +495,7 @@ impl Inner {
             .http1_only()
             .connect_timeout(timing.connect)
             .tcp_user_timeout(timing.stall)
-            .pool_max_idle_per_host(16);
+            .pool_max_idle_per_host(MOST_IDLE);
         if skip {
             builder = builder.tls_danger_accept_invalid_certs(true);
         } else if !self.certificates.is_empty() {

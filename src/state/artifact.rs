@@ -78,7 +78,8 @@ impl Artifact {
     /// The manifest as it is written.
     fn manifest(&self, kind: &str) -> RawManifest {
         let config = described(media_type::OCI_EMPTY, EMPTY);
-        let descriptor = |blob: &Descriptor| json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size});
+        let descriptor =
+            |blob: &Descriptor| json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size});
         let mut manifest = json!({
             "schemaVersion": 2,
             "mediaType": media_type::OCI_IMAGE,

@@ -470,10 +470,7 @@ fn broken(place: &Repository, what: &str) -> Failure {
 }
 
 /// Cuts lines into layers, one at a time.
-fn chunks<E>(
-    lines: impl Iterator<Item = Result<String, E>>,
-    max: usize,
-) -> impl Iterator<Item = Result<Bytes, E>> {
+fn chunks<E>(lines: impl Iterator<Item = Result<String, E>>, max: usize) -> impl Iterator<Item = Result<Bytes, E>> {
     let mut lines = lines.peekable();
     std::iter::from_fn(move || {
         let mut layer = String::new();

@@ -185,7 +185,11 @@ fn check(medians: &BTreeMap<Row, Option<Median>>, images: usize, gigabytes: f64)
         let [_, target] = &limited.kinds;
         let refused = target.get(REFUSED).copied().unwrap_or_default();
         let taken = limited.target - refused;
-        line("requests refused of those that a limited target takes, (b)".to_owned(), 0.01, Some(ratio(refused, taken)));
+        line(
+            "requests refused of those that a limited target takes, (b)".to_owned(),
+            0.01,
+            Some(ratio(refused, taken)),
+        );
         let ideal = number(taken) / f64::from(LIMIT);
         line("time ÷ what a limited target allows, (b)".to_owned(), 1.5, Some(limited.wall / ideal));
     }

@@ -11,8 +11,12 @@ use crate::gate::{Gate, Line, Load, Place, Waiter};
 /// Who shares a window: one client, which is one side of one object.
 pub type Share = u64;
 
-/// The gain in bytes or requests per second that one more place has to bring.
+/// The gain in bytes or requests per second that a larger window has to bring.
 const GAIN: f64 = 1.03;
+/// The least time that a rate is measured over: the rates of shorter ones differ by more than a window can bring.
+const ROUND: Duration = Duration::from_millis(100);
+/// What part of a window it grows by at a time, but at least one place.
+const GROWTH: usize = 8;
 /// What trouble leaves of a window.
 const SHRINK: f64 = 0.7;
 /// Trouble comes in bursts: those of one second are one.
@@ -20,12 +24,12 @@ const BURST: Duration = Duration::from_secs(1);
 /// What was reached once counts half after this time: networks and registries change.
 const HALF_LIFE: Duration = Duration::from_mins(10);
 
-/// The size of a window: grows by one place as long as that pays, shrinks at trouble.
+/// The size of a window: grows as long as that pays, shrinks at trouble.
 #[derive(Debug)]
 struct Size {
     places: usize,
     most: usize,
-    /// What one round brought: as many successes as there are places.
+    /// What one round brought: at least as many successes as there are places, in at least [`ROUND`].
     successes: usize,
     amount: u64,
     since: Option<Instant>,
@@ -52,20 +56,20 @@ impl Size {
         self.successes += 1;
         self.amount = self.amount.saturating_add(amount);
         self.full &= waiting;
-        if self.successes < self.places {
+        let elapsed = now.saturating_duration_since(since);
+        if self.successes < self.places || elapsed < ROUND {
             return;
         }
-        let elapsed = now.saturating_duration_since(since).as_secs_f64();
-        if self.full && elapsed > 0.0 {
+        if self.full {
             #[expect(clippy::cast_precision_loss, reason = "a rate need not be exact")]
-            let rate = self.amount as f64 / elapsed;
+            let rate = self.amount as f64 / elapsed.as_secs_f64();
             let best = self.best.map_or(0.0, |(best, seen)| {
                 let age = now.saturating_duration_since(seen).as_secs_f64() / HALF_LIFE.as_secs_f64();
                 best * 0.5_f64.powf(age)
             });
             if rate > best * GAIN {
                 self.best = Some((rate, now));
-                self.places = (self.places + 1).min(self.most);
+                self.places = (self.places + (self.places / GROWTH).max(1)).min(self.most);
             }
         }
         (self.successes, self.amount, self.since, self.full) = (0, 0, Some(now), true);

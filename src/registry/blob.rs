@@ -19,6 +19,9 @@ use super::transport::Place;
 use super::{Capability, Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
 use crate::oci::{Descriptor, Hasher, Repository};
 
+/// Up to this many bytes a blob is as short as other answers are.
+const SHORT_BLOB: u64 = 16 << 10;
+
 /// Up to this many bytes are read again if a registry ignores that only the rest was asked for.
 const MAX_SKIP: u64 = 64 << 20;
 
@@ -415,6 +418,7 @@ impl BlobReader {
         }
         ask.attempts = attempts;
         ask.windowed = self.blob.size <= SMALL_BLOB;
+        ask.long = self.blob.size > SHORT_BLOB;
         let reply = self.client.inner.send(ask.no_pages()).await?;
         self.request = reply.request.clone();
         // Links are signed for a time. The registry gives another one.

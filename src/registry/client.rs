@@ -110,7 +110,7 @@ pub(super) struct Inner {
     pub(super) certificates: Vec<reqwest::Certificate>,
     pub(super) loaded: Mutex<Arc<Loaded>>,
     pub(super) auth: Auth,
-    /// Connections, by whether any certificate will do, by how far they reach, and by whether large blobs are read on them.
+    /// Connections, by whether any certificate will do, by how far they reach, and by whether long answers come on them.
     pub(super) pools: Mutex<BTreeMap<(bool, Option<Reach>, bool), reqwest::Client>>,
     pub(super) reaches: Mutex<BTreeMap<String, Reach>>,
     /// Hosts where these credentials cannot mount from other repositories.

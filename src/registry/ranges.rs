@@ -273,7 +273,7 @@ async fn open(origin: &Origin, start: u64, end: u64, place: Option<Permit>) -> R
     let mut ask = origin.client.ask(&origin.place, Method::GET, &path, origin.asked.clone());
     ask = ask.header(ACCEPT_ENCODING, "identity").header(RANGE, &format!("bytes={start}-{}", end - 1)).no_pages();
     // There is another way to get it.
-    (ask.windowed, ask.attempts, ask.max_throttled) = (false, 1, Some(Duration::ZERO));
+    (ask.windowed, ask.long, ask.attempts, ask.max_throttled) = (false, true, 1, Some(Duration::ZERO));
     let host = inner.limits.host(&origin.place.host);
     let reply = match inner.send(ask).await {
         Ok(reply) => reply,

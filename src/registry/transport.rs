@@ -65,6 +65,8 @@ pub(super) struct Ask<'a> {
     pub(super) no_pages: bool,
     /// Whether it takes a place in the window for metadata.
     pub(super) windowed: bool,
+    /// Whether its answer is so long that buffers grow by it.
+    pub(super) long: bool,
     /// Plain HTTP is allowed at other hosts, because the registry itself is spoken to in plain HTTP.
     pub(super) plain: bool,
 }
@@ -84,6 +86,7 @@ impl<'a> Ask<'a> {
             max_throttled: None,
             no_pages: false,
             windowed: true,
+            long: false,
             plain: false,
         }
     }
@@ -466,9 +469,9 @@ impl Inner {
 
     /// The pool of connections of a kind, made when first needed.
     ///
-    /// Those that large blobs are read on are by themselves: each keeps a buffer as large as it had for the last one.
+    /// Those of long answers are by themselves: each keeps a buffer as large as it had for the last one.
     fn connections(&self, ask: &Ask<'_>, skip: bool, reach: Option<Reach>) -> Result<reqwest::Client, Error> {
-        let kind = (skip, reach, ask.method == Method::GET && !ask.windowed);
+        let kind = (skip, reach, ask.long);
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = pools.get(&kind) {
             return Ok(pool.clone());

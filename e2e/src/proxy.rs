@@ -21,6 +21,8 @@ use crate::wait::eventually;
 
 /// Bytes read at once: small, so that a slow rate flows evenly.
 const CHUNK: usize = 16 * 1024;
+/// How much of a delay is made up for: timers are late by more than a chunk takes on a fast line.
+const LATENESS: Duration = Duration::from_millis(100);
 
 /// What the proxy does at present.
 #[derive(Clone, Copy, Debug, Default)]
@@ -246,7 +248,8 @@ impl Link {
         let Some(rate) = self.mode.borrow_and_update().rate else { return };
         let mut next = pace.lock().await;
         let cost = Duration::from_micros(length.saturating_mul(1_000_000) / rate.max(1));
-        let turn = (*next).max(Instant::now()) + cost;
+        let now = Instant::now();
+        let turn = (*next).max(now.checked_sub(LATENESS).unwrap_or(now)) + cost;
         tokio::select! {
             () = sleep_until(turn) => {}
             _ = self.mode.wait_for(|mode| mode.rate != Some(rate)) => {}

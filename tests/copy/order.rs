@@ -104,7 +104,7 @@ async fn blobs_that_an_interrupted_run_left_are_not_sent_again() {
 
 #[tokio::test]
 async fn small_blobs_take_one_request_each_where_the_target_turns_out_to_take_them_whole() {
-    const IMAGES: usize = 60;
+    const IMAGES: usize = 200;
     let mut world = World::new().await;
     world.target.takes_whole();
     for number in 0..IMAGES {

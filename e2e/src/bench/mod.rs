@@ -1,8 +1,8 @@
 //! `bench`: ours and its peers on the same machine, in turn, in the same run; requests counted by the registries.
 //!
 //! Each run starts with an empty target and is followed by a second one with nothing to do. After each run the target is
-//! looked through: a run that misses anything is void and counts for nothing. Registries keep everything in memory, and so
-//! do the contenders that keep something: what is compared is what they ask for, and not a disk.
+//! looked through: a run that misses anything is void and counts for nothing. Registries keep everything in memory, so
+//! that what is compared is what they are asked for, and not a disk; contenders that keep something have it on one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -228,7 +228,7 @@ impl Bench {
     /// One run into an empty target, and one with nothing to do.
     async fn measure(&self, contender: Contender) -> Result<Vec<(bool, Sample)>> {
         let target = registry("target", self.variant).await?;
-        let run = RunFolder::in_memory("bench")?;
+        let run = RunFolder::create("bench")?;
         let line = Line::new(self.variant, &self.source, &target)?;
         let pem = [&self.source, &target].into_iter().filter_map(Registry::ca_pem).collect::<String>();
         let [source, host] = line.hosts();

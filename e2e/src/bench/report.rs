@@ -100,8 +100,8 @@ pub(super) fn markdown(measured: &Measured) -> String {
     write!(
         text,
         "Medians of {} runs; {} images in (b), (c) and (r), {} indexes of four platforms in (i), one layer of {} MiB in \
-         (a). Each run has a fresh CNCF distribution as target; the stores of the registries and the files of the contenders \
-         are in memory, registries cache descriptors and run with GOGC=400. Ratios are ours ÷ theirs: below 1 is better. Memory of \
+         (a). Each run has a fresh CNCF distribution as target; registries have their stores in memory, cache descriptors \
+         and run with GOGC=400; what contenders keep is on a disk. Ratios are ours ÷ theirs: below 1 is better. Memory of \
          what runs as several processes is the sum of the largest that can run together. A run that misses an image is \
          void.\n\n",
         measured.runs,

@@ -150,7 +150,7 @@ async fn attachments_cost_one_more_request_for_each_repository_and_nothing_the_s
 
 #[tokio::test]
 async fn small_blobs_take_one_request_where_the_target_takes_them_whole() {
-    const IMAGES: usize = 60;
+    const IMAGES: usize = 200;
     let small = Workload::new(IMAGES, Layout::Apart, (1 << 10, 64 << 10));
     let pair = Pair::at(Options::olareg("target"), small).await;
     let Pushed { blobs, places, .. } = pair.pushed;

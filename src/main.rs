@@ -21,7 +21,13 @@ fn main() -> anyhow::Result<ExitCode> {
         Err(error @ telemetry::Error::Install(_)) => return Err(error.into()),
         Err(error) => return Ok(cli::refuse(&format!("--log-level: {}", chain(&error)))),
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if !controller && let Ok(processors) = std::thread::available_parallelism() {
+        // This thread does all the work of a command but that of its connections, so it counts: with one worker more, two
+        // processors took 7 % more of their time and 2 MiB more memory, and were no faster.
+        runtime.worker_threads(processors.get().saturating_sub(1).max(1));
+    }
+    let runtime = runtime.enable_all().build()?;
     match args.command {
         Command::Controller(args) => runtime.block_on(operator::run(*args)),
         command => Ok(runtime.block_on(cli::run(command))),

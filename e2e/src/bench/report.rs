@@ -151,6 +151,7 @@ fn check(medians: &BTreeMap<Row, Option<Median>>, images: usize, gigabytes: f64)
             None => "not measured".to_owned(),
             Some(found) if found <= limit => "met".to_owned(),
             Some(found) if limit == 0.0 => format!("**missed by {found}**"),
+            Some(found) if found < limit * 1.01 => format!("**missed by {:.1} %**", (found / limit - 1.0) * 100.0),
             Some(found) => format!("**missed by {:.0} %**", (found / limit - 1.0) * 100.0),
         };
         let found = found.map_or_else(|| "–".to_owned(), |found| format!("{found:.3}"));

@@ -15,7 +15,7 @@ use super::client::{Tried, mismatch};
 use super::error::Request;
 use super::ranges::{Ahead, Balance, LEAST_LEFT, Stopped};
 use super::reply::Reply;
-use super::transport::Place;
+use super::transport::{Length, Place};
 use super::{Capability, Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
 use crate::oci::{Descriptor, Hasher, Repository};
 
@@ -418,7 +418,7 @@ impl BlobReader {
         }
         ask.attempts = attempts;
         ask.windowed = self.blob.size <= SMALL_BLOB;
-        ask.long = self.blob.size > SHORT_BLOB;
+        ask.answer = if self.blob.size > SHORT_BLOB { Length::Long } else { Length::Short };
         let reply = self.client.inner.send(ask.no_pages()).await?;
         self.request = reply.request.clone();
         // Links are signed for a time. The registry gives another one.

@@ -16,7 +16,7 @@ use super::auth::{Auth, Loaded};
 use super::blob::BlobReader;
 use super::policy::Reach;
 use super::reply::{Envelope, MAX_ERROR, Reply};
-use super::transport::{Ask, Payload, Place};
+use super::transport::{Ask, Length, Payload, Place, Pool};
 use super::{
     Capability, Class, ConfigError, Error, Limits, MAX_MANIFEST, Problem, SMALL_BLOB, Settings, Share, Side, Work,
 };
@@ -110,8 +110,7 @@ pub(super) struct Inner {
     pub(super) certificates: Vec<reqwest::Certificate>,
     pub(super) loaded: Mutex<Arc<Loaded>>,
     pub(super) auth: Auth,
-    /// Connections, by whether any certificate will do, by how far they reach, and by whether long answers come on them.
-    pub(super) pools: Mutex<BTreeMap<(bool, Option<Reach>, bool), reqwest::Client>>,
+    pub(super) pools: Mutex<BTreeMap<Pool, reqwest::Client>>,
     pub(super) reaches: Mutex<BTreeMap<String, Reach>>,
     /// Hosts where these credentials cannot mount from other repositories.
     pub(super) mountless: Mutex<BTreeSet<String>>,
@@ -186,8 +185,9 @@ impl Client {
         };
         if !inner.certificates.is_empty() {
             // Certificates are read when connections are set up, so that is done now.
+            let first = Pool { skip: false, reach: None, answers: Length::Short };
             let pool = inner.build(false, None).map_err(|source| ConfigError::BadCertificate { side, source })?;
-            inner.pools.lock().unwrap_or_else(PoisonError::into_inner).insert((false, None, false), pool);
+            inner.pools.lock().unwrap_or_else(PoisonError::into_inner).insert(first, pool);
         }
         Ok(Self { inner: Arc::new(inner) })
     }

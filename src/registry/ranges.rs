@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::blob::{Pace, content_range, paced};
 use super::reply::Reply;
-use super::transport::Place;
+use super::transport::{Length, Place};
 use super::{Capability, Client, Error, Permit, Problem, Work};
 use crate::oci::Descriptor;
 
@@ -273,7 +273,8 @@ async fn open(origin: &Origin, start: u64, end: u64, place: Option<Permit>) -> R
     let mut ask = origin.client.ask(&origin.place, Method::GET, &path, origin.asked.clone());
     ask = ask.header(ACCEPT_ENCODING, "identity").header(RANGE, &format!("bytes={start}-{}", end - 1)).no_pages();
     // There is another way to get it.
-    (ask.windowed, ask.long, ask.attempts, ask.max_throttled) = (false, true, 1, Some(Duration::ZERO));
+    (ask.windowed, ask.answer) = (false, Length::Long);
+    (ask.attempts, ask.max_throttled) = (1, Some(Duration::ZERO));
     let host = inner.limits.host(&origin.place.host);
     let reply = match inner.send(ask).await {
         Ok(reply) => reply,

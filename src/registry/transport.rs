@@ -65,8 +65,8 @@ pub(super) struct Ask<'a> {
     pub(super) no_pages: bool,
     /// Whether it takes a place in the window for metadata.
     pub(super) windowed: bool,
-    /// Whether its answer is so long that buffers grow by it.
-    pub(super) long: bool,
+    /// How long its answer is.
+    pub(super) answer: Length,
     /// Plain HTTP is allowed at other hosts, because the registry itself is spoken to in plain HTTP.
     pub(super) plain: bool,
 }
@@ -86,7 +86,7 @@ impl<'a> Ask<'a> {
             max_throttled: None,
             no_pages: false,
             windowed: true,
-            long: false,
+            answer: Length::Short,
             plain: false,
         }
     }
@@ -104,6 +104,24 @@ impl<'a> Ask<'a> {
         }
         self
     }
+}
+
+/// Whether an answer is so long that buffers grow by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Length {
+    Short,
+    Long,
+}
+
+/// What connections are kept apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pool {
+    /// Any certificate will do.
+    pub(super) skip: bool,
+    /// How far they reach.
+    pub(super) reach: Option<Reach>,
+    /// What answers come on them. Each keeps a buffer as large as it had for the last one.
+    pub(super) answers: Length,
 }
 
 /// Connections to one host that are kept for later: as many as its windows begin with.
@@ -468,10 +486,8 @@ impl Inner {
     }
 
     /// The pool of connections of a kind, made when first needed.
-    ///
-    /// Those of long answers are by themselves: each keeps a buffer as large as it had for the last one.
     fn connections(&self, ask: &Ask<'_>, skip: bool, reach: Option<Reach>) -> Result<reqwest::Client, Error> {
-        let kind = (skip, reach, ask.long);
+        let kind = Pool { skip, reach, answers: ask.answer };
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = pools.get(&kind) {
             return Ok(pool.clone());

@@ -230,7 +230,10 @@ impl Inner {
             let limit = matches!(error.problem(), Problem::RateLimited { .. });
             if let Some(attempt) = attempt {
                 match error.problem() {
-                    Problem::RateLimited { after } if own => attempt.refused(*after),
+                    // Nobody waits for a time that is absurd, so it keeps nobody else waiting.
+                    Problem::RateLimited { after } if own => {
+                        attempt.refused(after.filter(|after| *after <= timing.max_retry_after.max(timing.max_backoff)));
+                    }
                     Problem::Unreachable(_) | Problem::Status { status: 502..=504, .. } if own => {
                         attempt.failed(error.problem());
                     }

@@ -309,7 +309,8 @@ impl Copy<'_> {
         let whole = plan.whole() && report.complete();
         let listed = !report.items.iter().any(ItemReport::has_unlisted);
         let done = (whole && listed).then(|| completed(attachments));
-        let changed = before != Some(plan) || record.completed != done;
+        // As shared ones, so that the same plan is not compared with itself.
+        let changed = record.plan.as_ref() != Some(plan) || record.completed != done;
         let state_failure = stop.abort.run_until_cancelled(async {
             // Whoever is in charge by now has written what we would overwrite.
             let may_commit = || observe.may_commit();

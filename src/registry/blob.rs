@@ -15,7 +15,7 @@ use super::client::{Tried, mismatch};
 use super::error::Request;
 use super::ranges::{Ahead, Balance, LEAST_LEFT, Stopped};
 use super::reply::Reply;
-use super::transport::{Length, Place};
+use super::transport::{Ask, Length, Place};
 use super::{Capability, Class, Client, Error, Permit, Problem, SMALL_BLOB, Trouble};
 use crate::oci::{Descriptor, Hasher, Repository};
 
@@ -410,16 +410,11 @@ impl BlobReader {
     /// Asks for the blob, or for the rest of it. `attempts` of zero means the usual number.
     async fn reopen(&mut self, attempts: u32) -> Result<(), Error> {
         let asked = self.request.asked.clone();
-        let path = format!("blobs/{}", self.blob.digest);
-        let mut ask = self.client.ask(&self.place, Method::GET, &path, asked).header(ACCEPT_ENCODING, "identity");
         let from = self.received;
-        if from > 0 {
-            ask = ask.header(RANGE, &format!("bytes={from}-"));
-        }
+        let range = (from > 0).then(|| format!("bytes={from}-"));
+        let mut ask = ask(&self.client, &self.place, &self.blob, asked, range.as_deref());
         ask.attempts = attempts;
-        ask.windowed = self.blob.size <= SMALL_BLOB;
-        ask.answer = if self.blob.size > SHORT_BLOB { Length::Long } else { Length::Short };
-        let reply = self.client.inner.send(ask.no_pages()).await?;
+        let reply = self.client.inner.send(ask).await?;
         self.request = reply.request.clone();
         // Links are signed for a time. The registry gives another one.
         let elsewhere = self.request.host_asked() != self.place.host;
@@ -433,10 +428,7 @@ impl BlobReader {
                 return Err(reply.error(Problem::NotRegistry { status: reply.status().as_u16() }));
             }
             206 if from > 0 => {
-                let range = reply.text(CONTENT_RANGE).and_then(content_range);
-                let fits = matches!(range, Some((start, total)) if start == from
-                    && total.is_none_or(|total| total == self.blob.size));
-                if !fits {
+                if !is_part(&reply, &self.blob, from) {
                     return Err(reply.error(Problem::Garbled("the registry sends another part than was asked for")));
                 }
                 self.skip = 0;
@@ -505,8 +497,32 @@ pub(super) async fn paced(reply: &mut Reply, pace: &mut Pace, span: Duration) ->
     Ok(chunk)
 }
 
+/// A request for a blob, or for a range of it.
+pub(super) fn ask<'a>(
+    client: &Client,
+    place: &'a Place,
+    blob: &Descriptor,
+    asked: String,
+    range: Option<&str>,
+) -> Ask<'a> {
+    let path = format!("blobs/{}", blob.digest);
+    let mut ask = client.ask(place, Method::GET, &path, asked).header(ACCEPT_ENCODING, "identity").no_pages();
+    if let Some(range) = range {
+        ask = ask.header(RANGE, range);
+    }
+    ask.windowed = blob.size <= SMALL_BLOB;
+    ask.answer = if blob.size > SHORT_BLOB { Length::Long } else { Length::Short };
+    ask
+}
+
+/// Whether an answer with status 206 has what is in the blob from `from` on.
+pub(super) fn is_part(reply: &Reply, blob: &Descriptor, from: u64) -> bool {
+    let range = reply.text(CONTENT_RANGE).and_then(content_range);
+    matches!(range, Some((start, total)) if start == from && total.is_none_or(|total| total == blob.size))
+}
+
 /// `bytes FIRST-LAST/TOTAL`: the first byte and the total, which may be `*`.
-pub(super) fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
     let first = range.split_once('-')?.0.trim().parse().ok()?;
     let total = total.trim();

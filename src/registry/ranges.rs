@@ -12,14 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use http::Method;
-use http::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::blob::{Pace, content_range, paced};
+use super::blob::{Pace, ask, is_part, paced};
 use super::reply::Reply;
-use super::transport::{Length, Place};
+use super::transport::Place;
 use super::{Capability, Client, Error, Permit, Problem, Work};
 use crate::oci::Descriptor;
 
@@ -269,11 +267,10 @@ impl Ahead {
 /// Asks for the part from `start` to before `end`.
 async fn open(origin: &Origin, start: u64, end: u64, place: Option<Permit>) -> Result<(Option<Bytes>, Open), Stopped> {
     let inner = &origin.client.inner;
-    let path = format!("blobs/{}", origin.blob.digest);
-    let mut ask = origin.client.ask(&origin.place, Method::GET, &path, origin.asked.clone());
-    ask = ask.header(ACCEPT_ENCODING, "identity").header(RANGE, &format!("bytes={start}-{}", end - 1)).no_pages();
+    let range = format!("bytes={start}-{}", end - 1);
+    let Origin { client, place: at, blob, asked } = origin;
+    let mut ask = ask(client, at, blob, asked.clone(), Some(&range));
     // There is another way to get it.
-    (ask.windowed, ask.answer) = (false, Length::Long);
     (ask.attempts, ask.max_throttled) = (1, Some(Duration::ZERO));
     let host = inner.limits.host(&origin.place.host);
     let reply = match inner.send(ask).await {
@@ -282,9 +279,7 @@ async fn open(origin: &Origin, start: u64, end: u64, place: Option<Permit>) -> R
     };
     match reply.status().as_u16() {
         206 => {
-            let range = reply.text(CONTENT_RANGE).and_then(content_range);
-            if !matches!(range, Some((first, total)) if first == start && total.is_none_or(|all| all == origin.blob.size))
-            {
+            if !is_part(&reply, blob, start) {
                 return Err(Stopped);
             }
             host.learn(Capability::Ranges, true);

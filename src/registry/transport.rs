@@ -127,9 +127,6 @@ pub(super) struct Pool {
 /// Connections to one host that are kept for later: as many as its windows begin with.
 const MOST_IDLE: usize = 24;
 
-/// No registry means a longer wait than this: the longest limits are those of a day.
-const ABSURD: Duration = Duration::from_hours(24);
-
 /// One step of a request: a redirect changes where it goes, and maybe how.
 struct Hop {
     method: Method,
@@ -233,10 +230,7 @@ impl Inner {
             let limit = matches!(error.problem(), Problem::RateLimited { .. });
             if let Some(attempt) = attempt {
                 match error.problem() {
-                    // Nobody waits for a time that is absurd, so it keeps nobody else waiting.
-                    Problem::RateLimited { after } if own => {
-                        attempt.refused(after.filter(|after| *after <= ABSURD));
-                    }
+                    Problem::RateLimited { after } if own => attempt.refused(*after),
                     Problem::Unreachable(_) | Problem::Status { status: 502..=504, .. } if own => {
                         attempt.failed(error.problem());
                     }

@@ -423,8 +423,8 @@ impl Memory {
         let record = match self.kept(place) {
             None => Record::load(client, place, plan, completed).await?,
             Some(kept) => {
-                let all = kept.completed == Some(completed) && kept.plan.as_ref() == Some(plan);
-                if kept.ledger.is_some() || all {
+                let all = || kept.completed == Some(completed) && kept.plan.as_ref() == Some(plan);
+                if kept.ledger.is_some() || all() {
                     return Ok(kept);
                 }
                 Record { ledger: Some(Ledger::load(client, place).await?), ..kept }

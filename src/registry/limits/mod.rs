@@ -32,6 +32,9 @@ use window::{Fair, Window};
 const MAX_HOLD: Duration = Duration::from_mins(1);
 /// A host that wants to be left alone for longer than this means everybody, and not only the one it told.
 const LONG_HOLD: Duration = Duration::from_secs(5);
+/// A host that wants to be left alone for longer than this keeps nobody else waiting: the longest limits are those of a day,
+/// and who was told so has given up.
+const ABSURD: Duration = Duration::from_hours(24);
 
 /// How many requests of a kind are under way at one host to begin with. From there a window grows as long as that makes
 /// the host faster, and shrinks when it asks for patience or breaks connections.
@@ -319,6 +322,7 @@ impl Attempt<'_> {
         self.ended = true;
         lock(&self.host.health).answered();
         self.host.changed.notify_waiters();
+        let after = after.filter(|after| *after <= ABSURD);
         let hold = lock(&self.host.pace).refused(Instant::now(), after);
         // A long time is waited out by everybody, whoever was told first.
         if let Some(time) = hold.or(after.filter(|after| *after > LONG_HOLD)) {

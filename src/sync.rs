@@ -14,7 +14,7 @@ use crate::request::{GRAPH_BASE_IMAGE, ReleaseSignatures, Request, Tls};
 use crate::resolve::release::Trust as Trusted;
 use crate::resolve::signature::KeyRing;
 use crate::resolve::{Fetch, Origin, OriginKind, Wanted, additional, drive, graph_image, helm, operators, release};
-use crate::state::{Completed, Ledger, MayCommit, Memory, Place, Record, load_plan, save_plan};
+use crate::state::{Completed, Ledger, MayCommit, Memory, Place, Record, find_out_about_posts, load_plan};
 
 mod catalogs;
 
@@ -295,7 +295,17 @@ impl Copy<'_> {
             record.plan = Some(Arc::clone(plan));
         }
         let past = Past::new(&record);
-        let mut report = self.engine(&self.made).run(plan, &past, observe, stop).await;
+        let finding_out = async {
+            if plan.items.iter().all(|item| past.noted(item, attachments)) {
+                return;
+            }
+            // Whether that can be written at all is told by what is written in the end.
+            if let Err(failure) = find_out_about_posts(target, self.place).await {
+                tracing::debug!(%failure, "not known whether the target takes a blob in one request");
+            }
+        };
+        let engine = self.engine(&self.made);
+        let (mut report, ()) = futures::join!(engine.run(plan, &past, observe, stop), finding_out);
         let mut carried_out = Arc::clone(plan);
         let before = record.plan.as_deref();
         let catalogs = self.finish_catalogs(&mut carried_out, &mut report, before, &past, observe, stop).await;
@@ -316,14 +326,11 @@ impl Copy<'_> {
             let may_commit = || observe.may_commit();
             self.note(&mut record.ledger, &new, &may_commit).await?;
             if changed && whole {
-                save_plan(target, self.place, plan, done, &may_commit).await?;
+                record.save_plan(target, self.place, plan, done, &may_commit).await?;
             }
             Ok(())
         });
         let state_failure = state_failure.await.unwrap_or_else(|| Err(stopped())).err();
-        if whole && state_failure.is_none() {
-            (record.plan, record.completed) = (Some(Arc::clone(plan)), done);
-        }
         self.memory.put(self.place, record);
         Ok(Copied { plan: carried_out, report, catalogs, added, removed, state_failure })
     }

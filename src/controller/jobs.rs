@@ -113,6 +113,14 @@ pub(super) enum State<O, P> {
     Interrupted,
 }
 
+/// What is known about the sync of an object at one moment.
+pub(super) struct Look<O, P> {
+    /// At what point it is.
+    pub(super) state: State<O, P>,
+    /// The key of the order that is queued or being carried out, if any: not that of the state while a newer one is looked at.
+    pub(super) active: Option<String>,
+}
+
 /// The syncs of all objects of this process.
 pub(super) struct Jobs<W: Work> {
     work: Arc<W>,
@@ -191,11 +199,12 @@ impl<W: Work> Jobs<W> {
         Arc::clone(job)
     }
 
-    /// What is known about the object's sync now.
-    pub(super) fn look(&self, id: &str) -> State<W::Outcome, W::Progress> {
-        let Some(job) = self.lock().get(id).cloned() else { return State::Idle };
+    /// What is known about the object's sync now. It may end at any time, which is told.
+    pub(super) fn look(&self, id: &str) -> Look<W::Outcome, W::Progress> {
+        let Some(job) = self.lock().get(id).cloned() else { return Look { state: State::Idle, active: None } };
         let inner = job.lock();
-        match &inner.state {
+        let active = inner.running.as_ref().map(|running| running.orders.borrow().0.clone());
+        let state = match &inner.state {
             State::Copying { key, started, .. } => State::Copying {
                 key: key.clone(),
                 started: *started,
@@ -203,14 +212,8 @@ impl<W: Work> Jobs<W> {
                 moved: inner.moved,
             },
             state => state.clone(),
-        }
-    }
-
-    /// The key of the sync that is queued or running, if any.
-    pub(super) fn running(&self, id: &str) -> Option<String> {
-        let job = self.lock().get(id).cloned()?;
-        let inner = job.lock();
-        inner.running.as_ref().map(|running| running.orders.borrow().0.clone())
+        };
+        Look { state, active }
     }
 
     /// Starts a sync, or hands the order to the one that runs.
@@ -580,7 +583,7 @@ mod tests {
         }
 
         fn state(&self, id: &str) -> String {
-            match self.jobs.look(id) {
+            match self.jobs.look(id).state {
                 State::Idle => "idle".to_owned(),
                 State::Queued => "queued".to_owned(),
                 State::Resolving { key, .. } => format!("resolving {key}"),
@@ -599,12 +602,14 @@ mod tests {
         assert_eq!(table.state("a"), "resolving key of 1");
         table.settle().await;
         assert_eq!(table.state("a"), "copying key of 1 1");
-        assert_eq!(table.jobs.running("a").as_deref(), Some("key of 1"));
+        let before = table.jobs.look("a");
         table.start("a", "1");
         table.work.open("1");
         table.settle().await;
         assert_eq!(table.state("a"), "finished key of 1 1 done 1");
-        assert_eq!(table.jobs.running("a"), None);
+        assert_eq!(table.jobs.look("a").active, None);
+        assert!(matches!(before.state, State::Copying { .. }));
+        assert_eq!(before.active.as_deref(), Some("key of 1"), "what was seen of one moment does not change");
         assert_eq!(table.work.told(), ["prepare 1", "copy 1", "copied 1", "ended 1: done 1"]);
         assert!(*table.wakes.borrow() >= 3, "begin, copy and end are told");
         table.start("a", "bad");
@@ -615,7 +620,7 @@ mod tests {
     #[tokio::test]
     async fn syncs_within_one_second_have_times_of_their_own() {
         let table = table(1);
-        let times = || match table.jobs.look("a") {
+        let times = || match table.jobs.look("a").state {
             State::Finished { started, ended, .. } => (started.as_second(), ended.as_second()),
             _ => panic!("{}", table.state("a")),
         };

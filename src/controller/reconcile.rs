@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::apply::{self, Cluster, Served};
 use super::events;
-use super::jobs::{Jobs, State};
+use super::jobs::{Jobs, Look, State};
 use super::observe::observation;
 use super::outputs::{CLEANUP_LIMIT, Content, Outputs, Owner};
 use super::recorder::Publisher;
@@ -138,7 +138,7 @@ pub(super) async fn reconcile(
     let result = contained(Box::pin(ctx.pass(&guarded))).await;
     let uid = guarded.uid().unwrap_or_default();
     let outcome = match &result {
-        Ok(_) if ctx.jobs.running(&uid).is_some() => ReconcileResult::Requeue,
+        Ok(_) if ctx.jobs.look(&uid).active.is_some() => ReconcileResult::Requeue,
         Ok(_) => ReconcileResult::Success,
         Err(_) => ReconcileResult::Error,
     };
@@ -234,7 +234,7 @@ impl Context {
         key: String,
     ) -> Seen {
         let now = self.clock.now_in_seconds();
-        let moved = match self.jobs.look(uid) {
+        let moved = match self.jobs.look(uid).state {
             State::Copying { moved, .. } => Some(moved),
             _ => None,
         };
@@ -344,7 +344,7 @@ impl Context {
     pub(super) async fn interrupted(&self, objects: Vec<Arc<ImageSetMirror>>) {
         for object in objects {
             let uid = object.uid().unwrap_or_default();
-            if !matches!(self.jobs.look(&uid), State::Interrupted) {
+            if !matches!(self.jobs.look(&uid).state, State::Interrupted) {
                 continue;
             }
             let Ok(request) = Request::try_new(&object) else { continue };
@@ -375,14 +375,15 @@ impl Pass<'_> {
         if request.suspend {
             ctx.jobs.cancel(&self.uid).await;
         }
-        let state = ctx.jobs.look(&self.uid);
-        let applied = self.bring_in_line(&request, &state).await;
-        let mut next = self.next(&self.observation(&state), applied.as_ref());
-        let outlook = self.outlook(&request, &next, &state).await;
-        let decision = self.decide(&next, &state, outlook);
+        // Only this is gone by, although the sync may end at any time: that is followed by another look.
+        let mut look = ctx.jobs.look(&self.uid);
+        let applied = self.bring_in_line(&request, &look.state).await;
+        let mut next = self.next(&self.observation(&look.state), applied.as_ref());
+        let outlook = self.outlook(&request, &next, &look.state).await;
+        let decision = self.decide(&next, &look, outlook);
         if let Decision::Start { why } = decision {
             let (namespace, name) = (&request.identity.namespace, &request.identity.name);
-            if matches!(state, State::Finished { outcome: Ended::Waiting(_), .. }) {
+            if matches!(look.state, State::Finished { outcome: Ended::Waiting(_), .. }) {
                 tracing::debug!(namespace, name, ?why, "sync starts");
             } else {
                 tracing::info!(namespace, name, ?why, "sync starts");
@@ -396,16 +397,16 @@ impl Pass<'_> {
                 return Ok(Action::await_change());
             }
             let before = self.previous.replace(next);
-            next = self.next(&self.observation(&ctx.jobs.look(&self.uid)), None);
+            look = ctx.jobs.look(&self.uid);
+            next = self.next(&self.observation(&look.state), None);
             self.previous = before;
         }
-        let running = ctx.jobs.running(&self.uid).is_some();
         let now = ctx.clock.now();
-        let wait = self.decide(&next, &ctx.jobs.look(&self.uid), outlook).requeue(now);
+        let wait = self.decide(&next, &look, outlook).requeue(now);
         self.write(next).await?;
         let again = ctx.known.with(&self.uid, |known| known.again);
         let waits = [
-            running.then_some(WHILE_RUNNING),
+            look.active.is_some().then_some(WHILE_RUNNING),
             again.then_some(AFTER_API_ERROR),
             wait,
             Some(DRIFT_CHECK.mul_f64(1.0 + 0.1 * fastrand::f64())),
@@ -419,9 +420,8 @@ impl Pass<'_> {
         if new && crate::request::is_forced(self.object) { Trust::Nothing } else { Trust::Remembered }
     }
 
-    fn decide(&self, status: &ImageSetMirrorStatus, state: &State<Ended, Going>, outputs: Outlook) -> Decision {
-        let running = self.ctx.jobs.running(&self.uid);
-        let job = match (running.as_deref(), state) {
+    fn decide(&self, status: &ImageSetMirrorStatus, look: &Look<Ended, Going>, outputs: Outlook) -> Decision {
+        let job = match (look.active.as_deref(), &look.state) {
             (Some(key), _) => Job::Active { key },
             (None, State::Finished { key, ended, number, outcome: Ended::Waiting(_), .. }) => {
                 let rounds = self.ctx.known.with(&self.uid, |known| known.waited(key, *number));
@@ -433,7 +433,7 @@ impl Pass<'_> {
         let decision = schedule::decide(Some(status), &self.seen, job, outputs, now);
         let changed =
             self.previous.as_ref().is_some_and(|status| status.observed_generation != Some(self.seen.generation));
-        let blind = self.done(state).is_none() && running.is_none() && !self.seen.suspend;
+        let blind = self.done(&look.state).is_none() && look.active.is_none() && !self.seen.suspend;
         match decision {
             Decision::Start { .. } => decision,
             // A changed `clusterResources` can be computed from nothing else.

@@ -298,7 +298,7 @@ impl Engine {
         let session = match session {
             Some(session) => Some(session),
             // One request instead of two for those that are not there, which are most.
-            None if blob.size <= SMALL_BLOB && self.target.posts_whole(image.target) => None,
+            None if blob.size <= SMALL_BLOB && self.target.posts_whole(image.target) == Some(true) => None,
             // Mounting from the repository itself asks whether the blob is there and opens the upload if it is not.
             None => match self.offer(image, blob, image.target).await? {
                 Offer::Wanted(session) => session,

@@ -109,9 +109,6 @@ impl Client {
                         return Ok(Started::Mounted);
                     }
                     202 => {
-                        if other.is_none() {
-                            host.lacks();
-                        }
                         return self.session(place.clone(), digest, reply).await.map(Started::Session);
                     }
                     401 | 403 => learn = Some(false),
@@ -194,11 +191,10 @@ impl Client {
         }))
     }
 
-    /// Whether a small blob is better sent to the target of `repository` than asked for first: one request does it.
-    ///
-    /// As long as it is not known whether the target takes that, one who asks is told so, to find out.
-    pub fn posts_whole(&self, repository: &Repository) -> bool {
-        self.inner.limits.host(&self.home(repository).host).posts_whole()
+    /// Whether the target of `repository` takes a small blob with one request, as far as [`put_bytes`](Self::put_bytes) has
+    /// found out: then it is better sent than asked for first.
+    pub fn posts_whole(&self, repository: &Repository) -> Option<bool> {
+        self.inner.limits.host(&self.home(repository).host).can(Capability::SinglePost)
     }
 
     /// Writes a blob of at most [`SMALL_BLOB`] bytes, in one request where the target takes that, and beginning again if it

@@ -93,7 +93,7 @@ impl Artifact {
         RawManifest::new(Bytes::from(manifest.to_string()), media_type::OCI_IMAGE)
     }
 
-    /// Writes the manifest; its layers are there.
+    /// Writes the manifest; its layers are there, and its [config](put_config).
     pub(super) async fn store(
         &self,
         client: &Client,
@@ -102,13 +102,17 @@ impl Artifact {
         kind: &str,
         may_commit: MayCommit<'_>,
     ) -> Result<(), Refused> {
-        client.put_bytes(repository, &Digest::of(EMPTY), Bytes::from_static(EMPTY)).await?;
         if !may_commit() {
             return Err(Refused::Stopped);
         }
         client.put_manifest(repository, By::Tag(tag), &self.manifest(kind)).await?;
         Ok(())
     }
+}
+
+/// Writes the config that all artifacts have in common.
+pub(super) async fn put_config(client: &Client, repository: &Repository) -> Result<(), registry::Error> {
+    client.put_bytes(repository, &Digest::of(EMPTY), Bytes::from_static(EMPTY)).await
 }
 
 /// What a tag names; nothing if there is no such tag.

@@ -245,6 +245,7 @@ impl Ledger {
     async fn rewrite(&mut self, client: &Client, place: &Place, may_commit: MayCommit<'_>) -> Result<(), Failure> {
         let lines = self.lines(self.entries.keys()).chain(self.unknown.iter().cloned().map(Ok));
         let layers = artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?;
+        artifact::put_config(client, &place.repository).await.map_err(|error| error.failure())?;
         let artifact = Artifact { layers: layers.clone(), completed: None };
         artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await?;
         self.layers = layers;
@@ -344,20 +345,17 @@ fn plan_lines(plan: &Plan) -> impl Iterator<Item = serde_json::Result<String>> {
     lines.map(|line| serde_json::to_string(&line))
 }
 
-/// Keeps `plan` as the last one; `completed` if all of it is in the ledger in that manner.
+/// Finds out, before anything is copied, whether the target takes a small blob in one request, unless that is known: with the
+/// config of our own artifacts, two bytes that are going to be written anyway. A blob of an image may be there already, left
+/// by a sync that was interrupted, and would be sent again.
 ///
 /// # Errors
-/// The registry does not take it, or it may not be written.
-pub async fn save_plan(
-    client: &Client,
-    place: &Place,
-    plan: &Plan,
-    completed: Option<Completed>,
-    may_commit: MayCommit<'_>,
-) -> Result<(), Failure> {
-    let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, plan_lines(plan)).await?;
-    let artifact = Artifact { layers, completed };
-    Ok(artifact.store(client, &place.repository, &place.plan, PLAN_TYPE, may_commit).await?)
+/// The registry does not take it.
+pub async fn find_out_about_posts(client: &Client, place: &Place) -> Result<(), Failure> {
+    if client.posts_whole(&place.repository).is_some() {
+        return Ok(());
+    }
+    artifact::put_config(client, &place.repository).await.map_err(|error| error.failure())
 }
 
 /// What is known of an object's past.
@@ -392,6 +390,40 @@ impl Record {
         let (ledger, last) = futures::try_join!(Ledger::load(client, place), read)?;
         let completed = artifact.and_then(|artifact| artifact.completed).filter(|_| last.is_some());
         Ok(Self { ledger: Some(ledger), plan: last.map(Arc::new), completed })
+    }
+
+    /// Keeps `plan` as the last one; `completed` if all of it is in the ledger, which is written, in that manner.
+    ///
+    /// # Errors
+    /// The registry does not take it, or it may not be written.
+    pub async fn save_plan(
+        &mut self,
+        client: &Client,
+        place: &Place,
+        plan: &Arc<Plan>,
+        completed: Option<Completed>,
+        may_commit: MayCommit<'_>,
+    ) -> Result<(), Failure> {
+        let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, plan_lines(plan)).await?;
+        let artifact = Artifact { layers, completed };
+        let put_config =
+            async || artifact::put_config(client, &place.repository).await.map_err(|error| error.failure());
+        let store = async || artifact.store(client, &place.repository, &place.plan, PLAN_TYPE, may_commit).await;
+        // Artifacts that are there have the same config.
+        let alone = self.plan.is_none() && self.ledger.as_ref().is_none_or(|ledger| ledger.layers.is_empty());
+        if alone {
+            put_config().await?;
+        }
+        match store().await {
+            // Somebody emptied the repository.
+            Err(Refused::Registry(error)) if error.lost_content() && !alone => {
+                put_config().await?;
+                store().await?;
+            }
+            stored => stored?,
+        }
+        (self.plan, self.completed) = (Some(Arc::clone(plan)), completed);
+        Ok(())
     }
 }
 

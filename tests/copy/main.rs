@@ -155,8 +155,12 @@ impl World {
     }
 
     fn engine(&self, attachments: Attachments) -> Engine {
+        self.engine_with(client(Side::Target, &self.target), attachments)
+    }
+
+    fn engine_with(&self, target: Arc<Client>, attachments: Attachments) -> Engine {
         let settings = CopySettings { attachments, ..CopySettings::default() };
-        Engine::new(client(Side::Source, &self.source), client(Side::Target, &self.target), settings, Vec::new())
+        Engine::new(client(Side::Source, &self.source), target, settings, Vec::new())
     }
 
     async fn run(&self, known: &dyn Known, attachments: Attachments) -> Report {
@@ -166,6 +170,12 @@ impl World {
     /// Copies everything but attachments.
     async fn copy(&self) -> Report {
         self.run(&Nothing, Attachments::Skip).await
+    }
+
+    /// The same by a client of the target that may know something of it.
+    async fn copy_with(&self, target: Arc<Client>) -> Report {
+        let engine = self.engine_with(target, Attachments::Skip);
+        engine.run(&self.plan(), &Nothing, &Unobserved, &Stop::default()).await
     }
 
     /// Copies everything.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use imageset_mirror::copy::Finding;
 use imageset_mirror::registry::Transferred;
 
@@ -103,27 +104,52 @@ async fn blobs_that_an_interrupted_run_left_are_not_sent_again() {
 }
 
 #[tokio::test]
-async fn small_blobs_take_one_request_each_where_the_target_turns_out_to_take_them_whole() {
-    const IMAGES: usize = 200;
+async fn small_blobs_take_one_request_each_where_the_target_is_known_to_take_them_whole() {
+    const IMAGES: usize = 50;
+    for known in [true, false] {
+        let mut world = World::new().await;
+        world.target.takes_whole();
+        for number in 0..IMAGES {
+            let name = format!("a/i{number}");
+            let layers = [format!("{name} one"), format!("{name} two")];
+            let digest = image(&world.source, &name, "", &[&layers[0], &layers[1]]);
+            world.wants(&name, &digest, &format!("m/{name}:1"));
+        }
+        let target = client(Side::Target, &world.target);
+        if known {
+            let bytes = Bytes::from_static(b"ours");
+            target.put_bytes(&world.target.repository("ours"), &Digest::of(&bytes), bytes).await.unwrap();
+            world.target.clear();
+        }
+        assert!(world.copy_with(target).await.complete());
+        assert_eq!(world.target.torn(), Vec::<String>::new());
+        let seen = world.target.seen();
+        let count = |is: fn(&fake::Seen) -> bool| seen.iter().filter(|seen| is(seen)).count();
+        let sent = count(|seen| seen.method == "PUT" && seen.path.contains("/blobs/uploads/"));
+        let asked = count(|seen| seen.method == "POST" && !seen.posts_whole());
+        let whole = count(fake::Seen::posts_whole);
+        // The layers and one config, which is mounted for the other images.
+        let (blobs, mounted) = (2 * IMAGES + 1, IMAGES - 1);
+        let expected = if known { (0, mounted, blobs) } else { (blobs, blobs + mounted, 0) };
+        assert_eq!((sent, asked, whole), expected);
+    }
+}
+
+#[tokio::test]
+async fn what_an_interrupted_run_has_left_is_not_sent_again_to_find_out_what_the_target_can() {
     let mut world = World::new().await;
-    world.target.takes_whole();
-    for number in 0..IMAGES {
-        let name = format!("a/i{number}");
-        let layers = [format!("{name} one"), format!("{name} two")];
-        let digest = image(&world.source, &name, "", &[&layers[0], &layers[1]]);
-        world.wants(&name, &digest, &format!("m/{name}:1"));
+    let layers: Vec<_> = (0..200).map(|number| format!("layer {number}")).collect();
+    let texts: Vec<_> = layers.iter().map(String::as_str).collect();
+    let digest = image(&world.source, "a/b", "", &texts);
+    world.wants("a/b", &digest, "m/a:1");
+    for layer in &layers[..199] {
+        world.target.put_blob("m/a", layer.clone());
     }
     assert!(world.copy().await.complete());
-    assert_eq!(world.target.torn(), Vec::<String>::new());
-    let seen = world.target.seen();
-    let count = |is: fn(&fake::Seen) -> bool| seen.iter().filter(|seen| is(seen)).count();
-    let sent = count(|seen| seen.method == "PUT" && seen.path.contains("/blobs/uploads/"));
-    let whole = count(fake::Seen::posts_whole);
-    // The layers, and one config. Those that were under way together did not know yet.
-    assert_eq!(sent + whole, 2 * IMAGES + 1);
-    assert!(sent < IMAGES, "{sent}");
-    let asked = count(|seen| seen.method == "POST" && !seen.posts_whole());
-    assert_eq!(asked, sent + IMAGES - 1, "nothing that is sent whole is asked for, and the config is mounted");
+    assert_eq!(world.target.seen().iter().filter(|seen| seen.posts_whole()).count(), 0);
+    for layer in &layers {
+        assert_eq!(world.sent(layer).len(), usize::from(layer == "layer 199"), "{layer}");
+    }
 }
 
 #[tokio::test]

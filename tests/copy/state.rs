@@ -2,10 +2,10 @@
 
 use imageset_mirror::failure::Failure;
 use imageset_mirror::plan::{Blocked, Plan};
-use imageset_mirror::state::Completed::{Alone, WithAttachments};
-use imageset_mirror::state::{Ledger, Memory, Place, load_plan, save_plan};
+use imageset_mirror::state::Completed::{self, Alone, WithAttachments};
+use imageset_mirror::state::{Ledger, MayCommit, Memory, Place, Record, find_out_about_posts, load_plan};
 
-use super::fake::{error, html};
+use super::fake::{Seen, error, html};
 use super::*;
 
 const NOW: &str = "2026-01-02T03:04:05Z";
@@ -26,6 +26,26 @@ async fn kept(items: usize) -> Kept {
     let client = client(Side::Target, &world.target);
     let place = Place::new(&world.target.registry(), None, "cluster", "ns", "name").unwrap();
     Kept { world, client, place }
+}
+
+impl Kept {
+    /// Keeps a plan as one who knows of nothing else.
+    async fn save_plan(
+        &self,
+        plan: &Plan,
+        completed: Option<Completed>,
+        may_commit: MayCommit<'_>,
+    ) -> Result<(), Failure> {
+        let plan = Arc::new(plan.clone());
+        Record::default().save_plan(&self.client, &self.place, &plan, completed, may_commit).await
+    }
+
+    /// How often the config of all artifacts was written.
+    fn configs(&self) -> usize {
+        let empty = Digest::of(b"{}").to_string();
+        let put = |seen: &Seen| seen.method == "PUT" && seen.query.get("digest") == Some(&vec![empty.clone()]);
+        self.world.target.seen().iter().filter(|seen| put(seen)).count()
+    }
 }
 
 /// The layers of the ledger's manifest.
@@ -108,7 +128,7 @@ async fn something_else_under_the_tags_of_the_state_counts_as_none() {
     let mut ledger = Ledger::default();
     ledger.add(&kept.world.items[0], true, NOW);
     ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
-    save_plan(&kept.client, &kept.place, &kept.world.plan(), None, &|| true).await.unwrap();
+    kept.save_plan(&kept.world.plan(), None, &|| true).await.unwrap();
     for (_, tag) in kept.world.target.tags() {
         kept.world.target.put_manifest(STATE, &tag, media_type::OCI_INDEX, r#"{"manifests":[]}"#);
     }
@@ -128,7 +148,7 @@ async fn a_plan_is_read_back_as_it_was_whatever_its_size() {
     plan.failures = (0..1500).map(|number| (origin(number), failure.clone())).collect();
     plan.items[7].after = vec![1, 2];
     plan.items[8].platforms = ["linux/amd64".to_owned()].into();
-    save_plan(&kept.client, &kept.place, &plan, None, &|| true).await.unwrap();
+    kept.save_plan(&plan, None, &|| true).await.unwrap();
     assert!(load_plan(&kept.client, &kept.place).await.unwrap() == Some(plan));
     let blobs = kept.world.target.blobs();
     let length = |blob: &String| kept.world.target.blob(STATE, &blob.parse().unwrap()).unwrap().len();
@@ -140,7 +160,7 @@ async fn a_plan_is_read_back_as_it_was_whatever_its_size() {
 async fn a_plan_that_has_lost_a_layer_is_none() {
     let kept = kept(1).await;
     assert_eq!(load_plan(&kept.client, &kept.place).await.unwrap(), None);
-    save_plan(&kept.client, &kept.place, &kept.world.plan(), None, &|| true).await.unwrap();
+    kept.save_plan(&kept.world.plan(), None, &|| true).await.unwrap();
     let empty = Digest::of(b"{}").to_string();
     for blob in kept.world.target.blobs().into_iter().filter(|blob| *blob != empty) {
         kept.world.target.lose_blob(STATE, &blob.parse().unwrap());
@@ -156,7 +176,7 @@ async fn completed(kept: &Kept) -> Arc<Plan> {
     }
     ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
     let plan = kept.world.plan();
-    save_plan(&kept.client, &kept.place, &plan, Some(WithAttachments), &|| true).await.unwrap();
+    kept.save_plan(&plan, Some(WithAttachments), &|| true).await.unwrap();
     Arc::new(plan)
 }
 
@@ -211,7 +231,7 @@ async fn a_plan_in_another_manner_or_with_another_item_needs_the_ledger() {
 async fn a_plan_of_which_not_all_is_in_the_ledger_says_nothing_of_it() {
     let kept = kept(2).await;
     let plan = completed(&kept).await;
-    save_plan(&kept.client, &kept.place, &plan, None, &|| true).await.unwrap();
+    kept.save_plan(&plan, None, &|| true).await.unwrap();
     let record = Memory::default().get(&kept.client, &kept.place, &plan, WithAttachments).await.unwrap();
     assert_eq!((record.ledger.is_some(), record.completed), (true, None));
 }
@@ -250,6 +270,48 @@ async fn who_is_not_in_charge_any_more_puts_no_tag() {
     ledger.add(&kept.world.items[0], true, NOW);
     let failure = ledger.save(&kept.client, &kept.place, &|| false).await.unwrap_err();
     assert_eq!(failure.reason, Reason::Cancelled);
-    assert!(save_plan(&kept.client, &kept.place, &kept.world.plan(), None, &|| false).await.is_err());
+    assert!(kept.save_plan(&kept.world.plan(), None, &|| false).await.is_err());
     assert!(kept.world.target.tags().is_empty());
+}
+
+#[tokio::test]
+async fn the_config_of_all_artifacts_is_written_with_the_first() {
+    let kept = kept(2).await;
+    let target = &kept.world.target;
+    let mut record = Record { ledger: Some(Ledger::default()), ..Record::default() };
+    for (number, item) in kept.world.items.iter().enumerate() {
+        let ledger = record.ledger.as_mut().unwrap();
+        ledger.add(item, true, NOW);
+        ledger.save(&kept.client, &kept.place, &|| true).await.unwrap();
+        let mut plan = kept.world.plan();
+        plan.items.truncate(number + 1);
+        let plan = Arc::new(plan);
+        record.save_plan(&kept.client, &kept.place, &plan, Some(Alone), &|| true).await.unwrap();
+        assert_eq!((record.plan.as_ref(), record.completed), (Some(&plan), Some(Alone)));
+    }
+    assert_eq!(kept.configs(), 1);
+    for blob in target.blobs() {
+        target.lose_blob(STATE, &blob.parse().unwrap());
+    }
+    let plan = Arc::new(kept.world.plan());
+    record.save_plan(&kept.client, &kept.place, &plan, None, &|| true).await.unwrap();
+    assert_eq!(load_plan(&kept.client, &kept.place).await.unwrap().as_ref(), Some(&*plan));
+    assert_eq!(kept.configs(), 2);
+}
+
+#[tokio::test]
+async fn whether_the_target_takes_small_blobs_whole_is_found_out_once_with_bytes_of_ours() {
+    for whole in [true, false] {
+        let kept = kept(0).await;
+        let target = &kept.world.target;
+        if whole {
+            target.takes_whole();
+        }
+        assert_eq!(kept.client.posts_whole(kept.place.repository()), None);
+        for _ in 0..2 {
+            find_out_about_posts(&kept.client, &kept.place).await.unwrap();
+        }
+        assert_eq!(kept.client.posts_whole(kept.place.repository()), Some(whole));
+        assert_eq!((target.count("POST "), target.blobs()), (1, [Digest::of(b"{}").to_string()].into()));
+    }
 }

@@ -132,20 +132,16 @@ async fn only_small_blobs_are_sent_so() {
 }
 
 #[tokio::test]
-async fn one_is_told_to_find_out_where_something_is_not_there_and_all_once_it_is_known_to_work() {
-    let fake = FakeRegistry::start().await;
-    let (client, repository) = (target(&fake), fake.repository("x/y"));
-    let told = || [0; 3].map(|_| client.posts_whole(&repository));
-    assert_eq!(told(), [false; 3]);
-    let there = fake.put_blob("x/y", "there");
-    client.start_upload(&repository, &there, Some(&repository)).await.unwrap();
-    client.start_upload(&repository, &Digest::of(b"absent"), Some(&fake.repository("a/b"))).await.unwrap();
-    assert_eq!(told(), [false; 3]);
-    client.start_upload(&repository, &Digest::of(b"absent"), Some(&repository)).await.unwrap();
-    assert_eq!(told(), [true, false, false]);
-    let host = client.limits().host(&fake.host());
-    host.learn(Capability::SinglePost, true);
-    assert_eq!(told(), [true; 3]);
-    host.learn(Capability::SinglePost, false);
-    assert_eq!(told(), [false; 3]);
+async fn it_is_known_to_work_or_not_once_a_blob_was_put() {
+    for whole in [true, false] {
+        let fake = FakeRegistry::start().await;
+        if whole {
+            fake.takes_whole();
+        }
+        let (client, repository) = (target(&fake), fake.repository("x/y"));
+        client.start_upload(&repository, &Digest::of(b"absent"), Some(&repository)).await.unwrap();
+        assert_eq!(client.posts_whole(&repository), None);
+        put(&fake, &client, 1).await;
+        assert_eq!(client.posts_whole(&repository), Some(whole));
+    }
 }

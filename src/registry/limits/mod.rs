@@ -252,10 +252,6 @@ pub struct Host {
     /// Somebody has asked for referrers, or is just asking.
     asked: AtomicBool,
     asking: tokio::sync::Mutex<()>,
-    /// It was asked for a blob that it has not got.
-    lacks: AtomicBool,
-    /// Somebody has set out to find out whether it takes a blob in one request.
-    posting: AtomicBool,
     /// The most bytes of a blob in one request; zero if that is not known to be bounded.
     chunk: AtomicU64,
 }
@@ -374,8 +370,6 @@ impl Host {
             told_spent: AtomicBool::new(false),
             asked: AtomicBool::new(false),
             asking: tokio::sync::Mutex::default(),
-            lacks: AtomicBool::new(false),
-            posting: AtomicBool::new(false),
             chunk: AtomicU64::new(0),
         }
     }
@@ -511,18 +505,6 @@ impl Host {
         }
         let alone = self.asking.lock().await;
         (!asked()).then(|| FindingOut { asked: &self.asked, _alone: alone })
-    }
-
-    /// Takes note that somebody has asked for a blob that the host has not got.
-    pub(super) fn lacks(&self) {
-        self.lacks.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether to send a small blob in one request instead of asking first whether it is there: where that is known to work,
-    /// and to one who asks otherwise, once something was not there: what an interrupted run has left is not sent again.
-    pub(super) fn posts_whole(&self) -> bool {
-        let find_out = || self.lacks.load(Ordering::Relaxed) && !self.posting.swap(true, Ordering::Relaxed);
-        self.can(Capability::SinglePost).unwrap_or_else(find_out)
     }
 
     /// The most bytes of a blob that the host takes in one request, as far as it has refused more.

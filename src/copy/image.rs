@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
@@ -17,7 +16,7 @@ use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
 use crate::plan::PlanItem;
 use crate::registry::{self, By, Client, Offer, Progress, PutOutcome, SMALL_BLOB, Side, Transferred, UploadSession};
-use crate::registry::{offer, send};
+use crate::registry::{offer, send, send_made};
 
 /// Indexes within indexes; real ones have one level.
 const MAX_DEPTH: usize = 4;
@@ -311,26 +310,12 @@ impl Engine {
             image.run.observe.uploaded(bytes);
         };
         let progress = Progress { on_bytes: &count, throttles: &self.throttles, breaks: Some(&image.tally.breaks) };
-        if let Some(bytes) = self.made.get(&blob.digest) {
-            return self.put_made(image, blob, session, bytes).await;
-        }
-        let sent = send(&self.source, image.source, &self.target, image.target, blob, session, progress).await;
+        let (target, to) = (&self.target, image.target);
+        let sent = match self.made.get(&blob.digest) {
+            Some(bytes) => send_made(bytes, target, to, blob, session, progress).await,
+            None => send(&self.source, image.source, target, to, blob, session, progress).await,
+        };
         sent.map_err(|error| error.failure())
-    }
-
-    /// Puts a blob that was made here.
-    async fn put_made(
-        &self,
-        image: &Image<'_>,
-        blob: &Descriptor,
-        session: Option<Box<UploadSession>>,
-        bytes: &Bytes,
-    ) -> Result<Transferred, Failure> {
-        let put = registry::put(&self.target, image.target, &blob.digest, session, bytes.clone()).await;
-        put.map_err(|error| error.failure())?;
-        add(&image.tally.uploaded, blob.size);
-        image.run.observe.uploaded(blob.size);
-        Ok(Transferred::Uploaded { bytes: blob.size })
     }
 
     /// Puts a manifest whose content is complete, unless it is there, and lists it with what it refers to.

@@ -10,10 +10,13 @@ use tokio::sync::mpsc;
 use super::blob::BlobReader;
 use super::upload::{Body, Kept, Patience, Started, UploadSession};
 use super::{Client, Error, Problem, SMALL_BLOB, Throttle};
-use crate::oci::{Descriptor, Digest, Repository};
+use crate::oci::{Descriptor, Repository};
 
 /// How often a blob is read from its start in all if the source sends something else, or cannot send parts.
 const READS: u32 = 3;
+
+/// Bytes at a time of what is held whole.
+const FRAME: usize = 64 << 10;
 
 /// How often the transfers of something broke, and how they went on. Requests that are repeated at once, before anything was
 /// moved, are none of these.
@@ -165,12 +168,41 @@ pub async fn send(
     session: Option<Box<UploadSession>>,
     progress: Progress<'_>,
 ) -> Result<Transferred, Error> {
+    send_from(Origin::Registry(source, from), target, to, blob, session, progress).await
+}
+
+/// Sends a blob that was made here, as [`send`] does.
+///
+/// # Errors
+/// The target does not take it.
+pub async fn send_made(
+    bytes: &Bytes,
+    target: &Client,
+    to: &Repository,
+    blob: &Descriptor,
+    session: Option<Box<UploadSession>>,
+    progress: Progress<'_>,
+) -> Result<Transferred, Error> {
+    send_from(Origin::Made(bytes), target, to, blob, session, progress).await
+}
+
+async fn send_from(
+    origin: Origin<'_>,
+    target: &Client,
+    to: &Repository,
+    blob: &Descriptor,
+    session: Option<Box<UploadSession>>,
+    progress: Progress<'_>,
+) -> Result<Transferred, Error> {
     if blob.size <= SMALL_BLOB {
-        return send_small(source, from, target, to, blob, session, progress).await;
+        return send_small(origin, target, to, blob, session, progress).await;
     }
     let done = Transferred::Uploaded { bytes: blob.size };
     // The source's first: see `Host::acquire`.
-    let reading = source.bulk(from, blob.size).await;
+    let reading = match origin {
+        Origin::Registry(source, from) => Some(source.bulk(from, blob.size).await),
+        Origin::Made(_) => None,
+    };
     let writing = target.bulk(to, blob.size).await;
     let (mut session, mut reader) = (session, None);
     let (mut patience, mut reads, mut most) = (Patience::default(), 1, 0);
@@ -184,7 +216,7 @@ pub async fn send(
         let read = async {
             match reader.take() {
                 Some(open) => Ok(open),
-                None => BlobReader::open(source, from, blob, None).await,
+                None => origin.open(blob).await,
             }
         };
         let (opened, started) = futures::join!(read, start);
@@ -212,7 +244,9 @@ pub async fn send(
         progress.resumed(open.take_resumed());
         match delivered {
             Ok(()) => {
-                reading.succeeded(blob.size);
+                if let Some(reading) = &reading {
+                    reading.succeeded(blob.size);
+                }
                 writing.succeeded(blob.size);
                 return Ok(done);
             }
@@ -260,15 +294,18 @@ pub async fn send(
 
 /// Reads a blob whole and sends it in one piece.
 async fn send_small(
-    source: &Client,
-    from: &Repository,
+    origin: Origin<'_>,
     target: &Client,
     to: &Repository,
     blob: &Descriptor,
     session: Option<Box<UploadSession>>,
     progress: Progress<'_>,
 ) -> Result<Transferred, Error> {
-    let bytes = match read_small(source, from, blob, progress).await {
+    let read = match origin {
+        Origin::Registry(source, from) => read_small(source, from, blob, progress).await,
+        Origin::Made(bytes) => Ok(bytes.clone()),
+    };
+    let bytes = match read {
         Ok(bytes) => bytes,
         Err(error) => {
             abandon(session).await;
@@ -276,24 +313,91 @@ async fn send_small(
         }
     };
     progress.pass(blob.size).await;
-    put(target, to, &blob.digest, session, bytes).await?;
+    match session {
+        Some(session) => target.send_bytes(to, session, bytes).await?,
+        None => target.put_bytes(to, &blob.digest, bytes).await?,
+    }
     Ok(Transferred::Uploaded { bytes: blob.size })
 }
 
-/// Writes a blob that is in memory, in `session` if one was begun.
-///
-/// # Errors
-/// The target does not take it.
-pub async fn put(
-    target: &Client,
-    to: &Repository,
-    digest: &Digest,
-    session: Option<Box<UploadSession>>,
-    bytes: Bytes,
-) -> Result<(), Error> {
-    match session {
-        Some(session) => target.send_bytes(to, session, bytes).await,
-        None => target.put_bytes(to, digest, bytes).await,
+/// Where a blob comes from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    Registry(&'a Client, &'a Repository),
+    /// It is held whole.
+    Made(&'a Bytes),
+}
+
+impl Origin<'_> {
+    async fn open(self, blob: &Descriptor) -> Result<Reader, Error> {
+        Ok(match self {
+            Self::Registry(source, from) => {
+                Reader::Registry(Box::new(BlobReader::open(source, from, blob, None).await?))
+            }
+            Self::Made(bytes) => Reader::Made { bytes: bytes.clone(), released: 0 },
+        })
+    }
+}
+
+/// A blob that is being read.
+enum Reader {
+    Registry(Box<BlobReader>),
+    Made { bytes: Bytes, released: usize },
+}
+
+impl Reader {
+    /// See [`BlobReader::next`].
+    async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        match self {
+            Self::Registry(reader) => reader.next().await,
+            Self::Made { bytes, released } => {
+                let end = bytes.len().min(*released + FRAME);
+                let frame = bytes.slice(*released..end);
+                *released = end;
+                (!frame.is_empty()).then_some(Ok(frame))
+            }
+        }
+    }
+
+    /// See [`BlobReader::put_back`].
+    fn put_back(&mut self, frame: Bytes) {
+        match self {
+            Self::Registry(reader) => reader.put_back(frame),
+            Self::Made { released, .. } => *released -= frame.len(),
+        }
+    }
+
+    /// See [`BlobReader::released`].
+    fn released(&self) -> u64 {
+        match self {
+            Self::Registry(reader) => reader.released(),
+            Self::Made { released, .. } => *released as u64,
+        }
+    }
+
+    /// See [`BlobReader::rewind`].
+    fn rewind(&mut self, offset: u64) {
+        match self {
+            Self::Registry(reader) => reader.rewind(offset),
+            // As far as something was released, it fits.
+            Self::Made { released, .. } => *released = usize::try_from(offset).unwrap_or(*released),
+        }
+    }
+
+    /// See [`BlobReader::must_restart`].
+    fn must_restart(&self) -> bool {
+        match self {
+            Self::Registry(reader) => reader.must_restart(),
+            Self::Made { .. } => false,
+        }
+    }
+
+    /// See [`BlobReader::take_resumed`].
+    fn take_resumed(&mut self) -> u64 {
+        match self {
+            Self::Registry(reader) => reader.take_resumed(),
+            Self::Made { .. } => 0,
+        }
     }
 }
 
@@ -349,7 +453,7 @@ async fn abandon(session: Option<Box<UploadSession>>) {
 
 /// Sends what the target has not got yet: in one request, unless it takes only parts or has some already.
 async fn deliver(
-    reader: &mut BlobReader,
+    reader: &mut Reader,
     session: &mut UploadSession,
     target: &Client,
     size: u64,
@@ -368,7 +472,7 @@ async fn deliver(
 
 /// Reads and sends the next `length` bytes at the same time, with one frame between the two.
 async fn stream<F>(
-    reader: &mut BlobReader,
+    reader: &mut Reader,
     length: u64,
     progress: Progress<'_>,
     write: impl FnOnce(Body) -> F,

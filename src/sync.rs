@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::copy::{Attachments, Engine, ItemReport, Known, Observe, Report, Settings, Stop, Survey, Trust};
 use crate::failure::{self, Failure, Reason};
-use crate::fetch::Source;
 pub use crate::fetch::{Cache, Helm};
+use crate::fetch::{Named, Source};
 use crate::oci::{Content, Digest, Reference};
 use crate::plan::{Plan, PlanError, PlanItem, TargetId, TargetRoot, mapping};
 use crate::registry::{self, Client, Prefix, Side, Throttle};
@@ -17,6 +17,7 @@ use crate::resolve::{Fetch, Origin, OriginKind, Wanted, additional, drive, graph
 use crate::state::{Completed, Ledger, MayCommit, Memory, Place, Record, find_out_about_posts, load_plan};
 
 mod catalogs;
+mod documents;
 
 pub use catalogs::{CatalogReport, LeftOutBundle, PlacedCatalog, reports};
 
@@ -49,6 +50,8 @@ pub struct Resolved {
     pub made: Arc<Content>,
     /// The catalogs, and where they go.
     pub catalogs: Arc<Vec<PlacedCatalog>>,
+    /// What was read for that, as far as another process may use it.
+    pub documents: Arc<Named>,
 }
 
 /// How a host is reached, for a registry client.
@@ -93,23 +96,35 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
     settings
 }
 
-/// Finds out what `request` means now: every tag once, to a digest. `cache` is what earlier syncs of the object have fetched.
+/// Finds out what `request` means now: every tag once, to a digest. `cache` is what earlier syncs of the object have fetched,
+/// `memory` and `place` lead to what earlier processes have, unless `trust` is in nothing.
 ///
 /// # Errors
 /// Entries of the request that contradict each other; nothing was copied. What could not be resolved is no error but a
 /// failure of its origin in the result.
-pub async fn resolve(request: &Request, sides: &Sides, cache: &Arc<Cache>) -> Result<Resolved, PlanError> {
+pub async fn resolve(
+    request: &Request,
+    sides: &Sides,
+    cache: &Arc<Cache>,
+    memory: &Memory,
+    place: &Place,
+    trust: Trust,
+) -> Result<Resolved, PlanError> {
     let from = &request.source;
+    if trust == Trust::Remembered && (request.releases.is_some() || !request.catalogs.is_empty()) {
+        Box::pin(documents::recall(cache, memory, &sides.target, place)).await;
+    }
     let io = Source::new(Arc::clone(&sides.source), Arc::clone(cache)).asking(
         from.update_service.clone(),
         from.signature_stores.clone(),
         from.graph_data.clone(),
     );
     let io = io.rendering(sides.helm.clone());
-    let resolved = resolve_with(request, sides.signature_keys.as_deref(), io).await?;
+    let mut resolved = resolve_with(request, sides.signature_keys.as_deref(), io).await?;
     if resolved.plan.failures.is_empty() {
         cache.tidy();
     }
+    resolved.documents = Arc::new(cache.named());
     Ok(resolved)
 }
 
@@ -165,7 +180,7 @@ pub async fn resolve_with<F: Fetch + Sync>(
     let catalogs = Arc::new(catalogs::placed(&mut wanted, &destinations, &plan));
     wanted.items = Vec::new();
     let made = Arc::new(std::mem::take(&mut wanted.made));
-    Ok(Resolved { wanted, plan: Arc::new(plan), made, catalogs })
+    Ok(Resolved { wanted, plan: Arc::new(plan), made, catalogs, documents: Arc::default() })
 }
 
 /// Whose signatures of releases count.
@@ -193,6 +208,8 @@ pub struct Copy<'a> {
     pub made: Arc<Content>,
     /// The catalogs of the plan.
     pub catalogs: Arc<Vec<PlacedCatalog>>,
+    /// What was read to find out what is wanted.
+    pub documents: Arc<Named>,
     /// Limits of the whole process on bytes per second.
     pub throttle: Option<Arc<Throttle>>,
     /// Where this object's state is in the target.
@@ -295,17 +312,11 @@ impl Copy<'_> {
             record.plan = Some(Arc::clone(plan));
         }
         let past = Past::new(&record);
-        let finding_out = async {
-            if plan.items.iter().all(|item| past.noted(item, attachments)) {
-                return;
-            }
-            // Whether that can be written at all is told by what is written in the end.
-            if let Err(failure) = find_out_about_posts(target, self.place).await {
-                tracing::debug!(%failure, "not known whether the target takes a blob in one request");
-            }
-        };
+        let noted = plan.items.iter().all(|item| past.noted(item, attachments));
+        // Boxed, because it is large and goes through several hands.
+        let beside = stop.abort.run_until_cancelled(Box::pin(self.prepare(noted, observe, stop)));
         let engine = self.engine(&self.made);
-        let (mut report, ()) = futures::join!(engine.run(plan, &past, observe, stop), finding_out);
+        let (mut report, _) = futures::join!(engine.run(plan, &past, observe, stop), beside);
         let mut carried_out = Arc::clone(plan);
         let before = record.plan.as_deref();
         let catalogs = self.finish_catalogs(&mut carried_out, &mut report, before, &past, observe, stop).await;
@@ -333,6 +344,23 @@ impl Copy<'_> {
         let state_failure = state_failure.await.unwrap_or_else(|| Err(stopped())).err();
         self.memory.put(self.place, record);
         Ok(Copied { plan: carried_out, report, catalogs, added, removed, state_failure })
+    }
+
+    /// Writes what can be written before anything is copied: nothing depends on it.
+    async fn prepare(&self, noted: bool, observe: &dyn Observe, stop: &Stop) {
+        if stop.begun() {
+            return;
+        }
+        let target = &self.sides.target;
+        if !noted && let Err(failure) = find_out_about_posts(target, self.place).await {
+            // Whether that can be written at all is told by what is written in the end.
+            tracing::debug!(%failure, "not known whether the target takes a blob in one request");
+        }
+        let may_commit = || observe.may_commit();
+        let kept = documents::keep(&self.documents, self.memory, target, self.place, &may_commit).await;
+        if let Err(failure) = kept {
+            tracing::warn!(%failure, "what was read is not kept: the next process reads it again");
+        }
     }
 
     /// Adds items to the ledger, which is read for that if it was not, and writes what is not written yet.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use super::{Bound, Range};
 use crate::api::content::Operator;
 
 /// What is kept of a catalog.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Selection {
     /// Every entry of the channels, not only heads.
     pub full: bool,
@@ -15,7 +17,7 @@ pub struct Selection {
 }
 
 /// What is kept of a package.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Pick {
     /// Its name.
     pub name: String,
@@ -28,7 +30,7 @@ pub struct Pick {
 }
 
 /// What is kept of a channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct PickedChannel {
     /// Its name.
     pub name: String,

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use semver::{BuildMetadata, Prerelease, Version};
+use serde::{Serialize, Serializer};
 
 /// A version with one to three numbers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +45,15 @@ impl Bound {
     }
 }
 
+impl Serialize for Bound {
+    /// As it was written.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
 /// From one version to another, both included.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Range {
     /// The lowest.
     pub min: Option<Bound>,

@@ -24,6 +24,8 @@ pub(super) struct Prepared {
     pub(super) sides: Sides,
     pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) place: Place,
+    /// Nothing so far.
+    pub(super) memory: Memory,
     /// What is worth saying before anything is done.
     pub(super) warnings: Vec<String>,
     /// Some of the content of the file is not looked at.
@@ -31,26 +33,24 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Finds out what the request means now.
-    pub(super) async fn resolve(&self) -> Result<Resolved, PlanError> {
-        let mut resolved = resolve(&self.request, &self.sides, &Arc::default()).await?;
+    /// Finds out what the request means now; with trust also from what earlier runs have left in the target, which is asked
+    /// for that.
+    pub(super) async fn resolve(&self, trust: Trust) -> Result<Resolved, PlanError> {
+        let cache = Arc::default();
+        let mut resolved = resolve(&self.request, &self.sides, &cache, &self.memory, &self.place, trust).await?;
         Arc::make_mut(&mut resolved.plan).partial = self.partial;
         Ok(resolved)
     }
 
-    /// A copy with nothing remembered; `now` gives the time that completed images are noted with.
-    pub(super) fn copy<'a>(
-        &'a self,
-        resolved: &Resolved,
-        memory: &'a Memory,
-        now: &'a (dyn Fn() -> String + Sync),
-    ) -> Copy<'a> {
-        let (request, sides, place) = (&self.request, &self.sides, &self.place);
+    /// A copy; `now` gives the time that completed images are noted with.
+    pub(super) fn copy<'a>(&'a self, resolved: &Resolved, now: &'a (dyn Fn() -> String + Sync)) -> Copy<'a> {
+        let Self { request, sides, place, memory, .. } = self;
         Copy {
             request,
             sides,
             made: Arc::clone(&resolved.made),
             catalogs: Arc::clone(&resolved.catalogs),
+            documents: Arc::clone(&resolved.documents),
             throttle: self.throttle.clone(),
             place,
             memory,
@@ -130,7 +130,8 @@ pub(super) fn prepare(args: &FileArgs) -> Result<Prepared, Wrong> {
     let place = Place::new(&target.registry, target.prefix.as_ref(), NO_CLUSTER, &identity.namespace, &identity.name)
         .map_err(|error| vec![format!("the target is too long for the records kept there: {error}")])?;
     let throttle = args.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
-    Ok(Prepared { request, sides, throttle, place, warnings, partial })
+    let memory = Memory::default();
+    Ok(Prepared { request, sides, throttle, place, memory, warnings, partial })
 }
 
 /// Leaves of an object only the kinds of content that are asked for; true if something went.

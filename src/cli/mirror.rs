@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::{DONE, FAILED, MirrorArgs, MirrorOutput, kustomization};
 use crate::api::Mode;
 use crate::clock::Clock;
-use crate::copy::{Outcome, Report, Stop};
+use crate::copy::{Outcome, Report, Stop, Trust};
 use crate::failure::{Failure, Reason, chain};
 use crate::plan::Plan;
 use crate::request::PublishPolicy;
@@ -24,7 +24,6 @@ use crate::resources::{
     Access, Catalog, ClusterSnapshot, Desired, ExtraInputs, ExtraSnapshot, Extras, HostsInputs, Inputs, Releases,
     Stored, Template, containerd_hosts, manifest_keys,
 };
-use crate::state::Memory;
 use crate::sync::{CatalogReport, Copied};
 
 /// Folder of files for containerd, named as it is on nodes.
@@ -73,15 +72,14 @@ pub(super) async fn run(args: MirrorArgs) -> u8 {
         Err(text) => return refuse(&[text]),
     };
     // Boxed, because it is large and goes through several hands.
-    let resolved = match Box::pin(prepared.resolve()).await {
+    let resolved = match Box::pin(prepared.resolve(Trust::Remembered)).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };
     let plan = &resolved.plan;
-    let memory = Memory::default();
     let clock = Clock::system();
     let now = move || clock.now_in_seconds().to_string();
-    let copy = prepared.copy(&resolved, &memory, &now);
+    let copy = prepared.copy(&resolved, &now);
     let stop = Stop::default();
     if args.fail_fast && plan.failures.iter().any(|(_, failure)| !failure.transient) {
         // It has failed before anything was begun.

@@ -9,12 +9,11 @@ use super::input::{Prepared, prepare};
 use super::mirror::{published, shown};
 use super::output::{counted, fail, json, print, refuse, warn};
 use super::{FAILED, PlanArgs, PlanOutput};
-use crate::copy::{Finding, Stop, Survey};
+use crate::copy::{Finding, Stop, Survey, Trust};
 use crate::failure::Failure;
 use crate::plan::{Content, Diff, Plan};
 use crate::resolve::operators::PackageSummary;
 use crate::resources::{Desired, Releases, Stored};
-use crate::state::Memory;
 use crate::sync::{CatalogReport, PlacedCatalog, Resolved, reports};
 
 /// The result for machines.
@@ -63,7 +62,10 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
         return refuse(&["--diff: is shown with `-o table` or `-o json`".to_owned()]);
     }
     warn(&prepared.warnings);
-    let resolved = match prepared.resolve().await {
+    // The others say what is wanted, also to somebody who cannot reach the target.
+    let compared = args.diff || !args.resources && matches!(args.output, PlanOutput::Table | PlanOutput::Json);
+    let trust = if compared { Trust::Remembered } else { Trust::Nothing };
+    let resolved = match prepared.resolve(trust).await {
         Ok(resolved) => resolved,
         Err(error) => return refuse(&error.messages()),
     };
@@ -93,8 +95,7 @@ pub(super) async fn run(args: PlanArgs) -> u8 {
 /// What is there and what is not, and whether something could not be found out.
 async fn surveyed(prepared: &Prepared, resolved: &Resolved, output: PlanOutput) -> Result<(String, bool), Failure> {
     let plan = &resolved.plan;
-    let memory = Memory::default();
-    let copy = prepared.copy(resolved, &memory, &String::new);
+    let copy = prepared.copy(resolved, &String::new);
     let (survey, added, removed) = copy.survey(plan, &Stop::default()).await?;
     let desired = everything(prepared, resolved);
     let failed = survey.items.iter().any(|item| matches!(item.finding, Finding::Failed(_)));
@@ -140,8 +141,7 @@ fn manifests(prepared: &Prepared, resolved: &Resolved) -> String {
 
 async fn differences(prepared: &Prepared, resolved: &Resolved, output: PlanOutput) -> Result<String, Failure> {
     let plan = &resolved.plan;
-    let memory = Memory::default();
-    let previous = prepared.copy(resolved, &memory, &String::new).last_plan().await?;
+    let previous = prepared.copy(resolved, &String::new).last_plan().await?;
     if previous.is_none() {
         let name = &prepared.request.identity.name;
         warn(&[format!("no earlier `mirror` of `{name}` has left a plan in the target, so everything is new")]);

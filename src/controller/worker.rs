@@ -235,8 +235,9 @@ impl Worker {
         let request = &order.request;
         let place = self.place(request).map_err(Ended::Target)?;
         let Remembered { memory, documents } = self.remembered(&request.identity.uid);
-        let resolved =
-            resolve(request, sides, &documents).await.map_err(|error| Ended::Contradiction(Arc::new(error)))?;
+        let resolved = resolve(request, sides, &documents, &memory, &place, order.trust)
+            .await
+            .map_err(|error| Ended::Contradiction(Arc::new(error)))?;
         self.learn_others(order, sides).await.map_err(Ended::Target)?;
         let uid = &request.identity.uid;
         if let Some(message) = self.claimed.conflict(uid, order.created, &resolved.plan) {
@@ -300,6 +301,7 @@ impl Work for Worker {
             sides: &prepared.sides,
             made: Arc::clone(&prepared.resolved.made),
             catalogs: Arc::clone(&prepared.resolved.catalogs),
+            documents: Arc::clone(&prepared.resolved.documents),
             throttle: self.throttle.clone(),
             place: &prepared.place,
             memory: &memory,

@@ -12,12 +12,14 @@ use crate::resolve::{Document, DocumentKey, Fetch};
 
 mod catalog;
 mod helm;
+mod kept;
 mod layers;
 mod release;
 mod render;
 
 pub use catalog::Offered;
 pub(crate) use catalog::reread;
+pub use kept::{Kept, Named};
 pub use render::{Bounds, Helm};
 
 /// The most documents that are remembered. Those of a release have 60 KiB.
@@ -28,6 +30,8 @@ const REMEMBERED: usize = 128;
 #[derive(Debug, Default)]
 pub struct Cache {
     documents: Mutex<BTreeMap<DocumentKey, Document>>,
+    /// What an earlier process has fetched and nobody has asked for in this one; none as long as nobody has looked for that.
+    earlier: Mutex<Option<Named>>,
     /// What was asked for since the last time that what was not asked for was forgotten.
     asked: Mutex<BTreeSet<DocumentKey>>,
     barren: layers::Barren,
@@ -38,14 +42,39 @@ impl Cache {
     pub fn tidy(&self) {
         let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
         self.lock().retain(|key, _| asked.contains(key));
+        if let Some(earlier) = &mut *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) {
+            earlier.clear();
+        }
+    }
+
+    /// True as long as nobody has said what an earlier process has fetched.
+    pub fn is_new(&self) -> bool {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Takes in what an earlier process has fetched.
+    pub fn begin_with(&self, earlier: Named) {
+        *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) = Some(earlier);
+    }
+
+    /// What other processes may use of what is remembered, or was by an earlier one.
+    pub fn named(&self) -> Named {
+        let mut named = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        let known = self.lock();
+        named.extend(known.iter().filter_map(|(key, document)| Some((kept::name(key)?, document.clone()))));
+        named
     }
 
     fn get(&self, key: &DocumentKey) -> Option<Document> {
         let found = self.lock().get(key).cloned();
         if found.is_some() {
             self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+            return found;
         }
-        found
+        let name = kept::name(key)?;
+        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.remove(&name)?;
+        self.put(key, &earlier);
+        Some(earlier)
     }
 
     fn put(&self, key: &DocumentKey, document: &Document) {

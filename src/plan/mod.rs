@@ -1,6 +1,5 @@
 //! From what is wanted to a mapped, deduplicated and ordered list, without sizes and manifests: those are found while
 //! copying.
-
 //!
 //! The same wants give the same plan in whatever order they come. What goes to one place with one digest is one item;
 //! different digests for one place are an error that names both entries, before anything is copied.

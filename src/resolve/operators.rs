@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use semver::Version;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     DestinationRule, Document, DocumentKey, Documents, Item, ItemKey, LeftOut, Origin, OriginKind, PathRule, Source,
@@ -54,7 +54,7 @@ pub struct Needed {
 }
 
 /// A package, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PackageSummary {
     /// Its name.
@@ -68,7 +68,7 @@ pub struct PackageSummary {
 }
 
 /// A channel, for people.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChannelSummary {
     /// Its name.
     pub name: String,

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Completed, MayCommit, broken, chunks};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag, media_type};
-use crate::registry::{self, By, Client, Problem, SMALL_BLOB};
+use crate::registry::{self, By, Client, Offer, Problem, Progress, SMALL_BLOB, offer, send_made};
 
 /// Largest layer we write or read.
 pub(super) const MAX_LAYER: u64 = SMALL_BLOB;
@@ -18,6 +18,10 @@ pub(super) const MAX_LAYER: u64 = SMALL_BLOB;
 const MAX_LAYER_LENGTH: usize = MAX_LAYER as usize;
 /// The annotation of a plan's manifest that says how all of it was completed.
 const COMPLETED: &str = "mirror.openshift.io/completed";
+/// What is no lines of ours.
+const BLOB_TYPE: &str = "application/octet-stream";
+/// The longest of these that is read.
+const MAX_BLOB: u64 = 64 << 20;
 /// The content of the empty descriptor of OCI image-spec 1.1.
 const EMPTY: &[u8] = b"{}";
 
@@ -45,6 +49,8 @@ impl From<Refused> for Failure {
 /// An artifact: its layers, in order.
 pub(super) struct Artifact {
     pub(super) layers: Vec<Descriptor>,
+    /// What else it has, in order.
+    pub(super) blobs: Vec<Descriptor>,
     /// What it says in its annotation [`COMPLETED`].
     pub(super) completed: Option<Completed>,
 }
@@ -69,14 +75,15 @@ impl Artifact {
             annotations: BTreeMap<String, String>,
         }
         let Ok(Manifest::Image { blobs, .. }) = manifest.parse() else { return None };
-        let layers = blobs.into_iter().filter(|blob| blob.media_type == kind).collect();
+        let of = |kind: &str| blobs.iter().filter(|blob| blob.media_type == kind).cloned().collect();
+        let (layers, blobs) = (of(kind), of(BLOB_TYPE));
         let annotations = serde_json::from_slice(manifest.bytes()).map(|Annotated { annotations }| annotations);
         let completed = annotations.unwrap_or_default().get(COMPLETED).and_then(|text| Completed::read(text));
-        Some(Self { layers, completed })
+        Some(Self { layers, blobs, completed })
     }
 
     /// The manifest as it is written.
-    fn manifest(&self, kind: &str) -> RawManifest {
+    pub(super) fn manifest(&self, kind: &str) -> RawManifest {
         let config = described(media_type::OCI_EMPTY, EMPTY);
         let descriptor =
             |blob: &Descriptor| json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size});
@@ -85,7 +92,7 @@ impl Artifact {
             "mediaType": media_type::OCI_IMAGE,
             "artifactType": kind,
             "config": descriptor(&config),
-            "layers": self.layers.iter().map(descriptor).collect::<Vec<_>>(),
+            "layers": self.layers.iter().chain(&self.blobs).map(descriptor).collect::<Vec<_>>(),
         });
         if let (Some(completed), Some(fields)) = (self.completed, manifest.as_object_mut()) {
             fields.insert("annotations".to_owned(), json!({COMPLETED: completed.as_str()}));
@@ -124,21 +131,65 @@ pub(super) async fn manifest(
     client.manifest(repository, By::Tag(tag)).await.map_err(|error| error.failure())
 }
 
-/// The digest that an artifact of these lines has.
-pub(super) fn digest(
+/// The layers that these lines are written to.
+pub(super) fn layers(
     repository: &Repository,
     kind: &str,
     lines: impl Iterator<Item = serde_json::Result<String>>,
-    completed: Option<Completed>,
-) -> Result<Digest, Failure> {
+) -> Result<Vec<Descriptor>, Failure> {
     let layers = chunks(lines, MAX_LAYER_LENGTH).map(|layer| layer.map(|layer| described(kind, &layer)));
-    let layers = layers.collect::<Result<_, _>>().map_err(|error| broken(repository, &error.to_string()))?;
-    Ok(Artifact { layers, completed }.manifest(kind).digest().clone())
+    layers.collect::<Result<_, _>>().map_err(|error| broken(repository, &error.to_string()))
+}
+
+/// How one of the blobs of an artifact is named in it.
+pub(super) fn blob(bytes: &[u8]) -> Descriptor {
+    described(BLOB_TYPE, bytes)
 }
 
 fn described(kind: &str, bytes: &[u8]) -> Descriptor {
     let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
     Descriptor { media_type: kind.to_owned(), digest, size, platform: None, urls: Vec::new() }
+}
+
+/// Reads one of the blobs of an artifact; nothing if the registry has lost it, or if it cannot be one of ours.
+pub(super) async fn read_blob(
+    client: &Client,
+    repository: &Repository,
+    blob: &Descriptor,
+) -> Result<Option<Bytes>, Failure> {
+    if blob.size > MAX_BLOB {
+        return Ok(None);
+    }
+    let read = async {
+        let mut reader = client.open_blob(repository, blob).await?;
+        let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or_default());
+        while let Some(frame) = reader.next().await {
+            bytes.extend_from_slice(&frame?);
+        }
+        Ok(Bytes::from(bytes))
+    };
+    found(read.await)
+}
+
+/// Writes one of the blobs of an artifact, unless it is there.
+pub(super) async fn write_blob(client: &Client, repository: &Repository, bytes: &Bytes) -> Result<(), Failure> {
+    let blob = blob(bytes);
+    let write = async {
+        if let Offer::Wanted(session) = offer(client, repository, &blob, repository).await? {
+            send_made(bytes, client, repository, &blob, session, Progress::none()).await?;
+        }
+        Ok(())
+    };
+    write.await.map_err(|error: registry::Error| error.failure())
+}
+
+/// Nothing instead of an error for what is not there.
+fn found(read: Result<Bytes, registry::Error>) -> Result<Option<Bytes>, Failure> {
+    match read {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if *error.problem() == Problem::Missing => Ok(None),
+        Err(error) => Err(error.failure()),
+    }
 }
 
 /// Reads one layer; nothing if the registry has lost it, or if it cannot be one of ours.
@@ -150,11 +201,7 @@ pub(super) async fn read_layer(
     if layer.size > MAX_LAYER {
         return Ok(None);
     }
-    match client.blob_bytes(repository, layer).await {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if *error.problem() == Problem::Missing => Ok(None),
-        Err(error) => Err(error.failure()),
-    }
+    found(client.blob_bytes(repository, layer).await)
 }
 
 /// All lines, and those of a later version as they are.

@@ -1,17 +1,21 @@
 //! What is remembered, kept in the target registry itself: no volume, no database.
 //!
-//! Each object has two OCI artifacts in `<prefix>/imageset-mirror/state`: an append-only **ledger** of everything that was
+//! Each object has OCI artifacts in `<prefix>/imageset-mirror/state`: an append-only **ledger** of everything that was
 //! ever completed (nothing in a registry is ever deleted that a ledger does not name), and its last **plan**. Both are JSON
 //! lines in layers of at most 256 KiB, so that neither is ever moved in one piece. The plan is a cache: losing it costs one
 //! look at each image. Losing the ledger means that content is never pruned.
+//!
+//! An object with releases or catalogs has a third one, the **documents** that were read to find out what it wants: the next
+//! process does not read them again. It is a cache too.
 //!
 //! The ledger is written before the plan, and the plan says whether everything in it is in the ledger. A process that
 //! begins with the plan that was carried out last knows that from the digest of its artifact, in one request, and does not
 //! read the ledger, which may be megabytes.
 
 mod artifact;
+mod documents;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -24,6 +28,7 @@ use crate::plan::{Plan, PlanItem};
 use crate::registry::Client;
 
 use artifact::{Artifact, Refused};
+pub use documents::{load_documents, save_documents};
 
 /// Media type of the ledger artifact and its layers.
 const LEDGER_TYPE: &str = "application/vnd.imageset-mirror.ledger.v1+json";
@@ -36,11 +41,12 @@ const COMPACT_ABOVE: usize = 64;
 pub type MayCommit<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// Where one object's state is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     repository: Repository,
     ledger: Tag,
     plan: Tag,
+    documents: Tag,
 }
 
 impl Place {
@@ -65,6 +71,7 @@ impl Place {
             repository: Repository::new(registry.clone(), path.parse()?),
             ledger: format!("{short}-ledger").parse()?,
             plan: format!("{short}-plan").parse()?,
+            documents: format!("{short}-documents").parse()?,
         })
     }
 
@@ -229,7 +236,7 @@ impl Ledger {
         let mut layers = self.layers.clone();
         let written = artifact::write_lines(client, &place.repository, LEDGER_TYPE, self.lines(self.new.iter()));
         layers.extend(written.await?);
-        let artifact = Artifact { layers: layers.clone(), completed: None };
+        let artifact = Artifact { layers: layers.clone(), blobs: Vec::new(), completed: None };
         match artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await {
             Ok(()) => {
                 self.layers = layers;
@@ -246,7 +253,7 @@ impl Ledger {
         let lines = self.lines(self.entries.keys()).chain(self.unknown.iter().cloned().map(Ok));
         let layers = artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?;
         artifact::put_config(client, &place.repository).await.map_err(|error| error.failure())?;
-        let artifact = Artifact { layers: layers.clone(), completed: None };
+        let artifact = Artifact { layers: layers.clone(), blobs: Vec::new(), completed: None };
         artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await?;
         self.layers = layers;
         self.new.clear();
@@ -376,8 +383,9 @@ impl Record {
         let Some(manifest) = manifest else {
             return Ok(Self { ledger: Some(Ledger::load(client, place).await?), ..Self::default() });
         };
-        let expected = artifact::digest(&place.repository, PLAN_TYPE, plan_lines(plan), Some(completed))?;
-        if *manifest.digest() == expected {
+        let layers = artifact::layers(&place.repository, PLAN_TYPE, plan_lines(plan))?;
+        let expected = Artifact { layers, blobs: Vec::new(), completed: Some(completed) };
+        if manifest.digest() == expected.manifest(PLAN_TYPE).digest() {
             return Ok(Self { ledger: None, plan: Some(Arc::clone(plan)), completed: Some(completed) });
         }
         let artifact = Artifact::read(&manifest, PLAN_TYPE);
@@ -405,7 +413,7 @@ impl Record {
         may_commit: MayCommit<'_>,
     ) -> Result<(), Failure> {
         let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, plan_lines(plan)).await?;
-        let artifact = Artifact { layers, completed };
+        let artifact = Artifact { layers, blobs: Vec::new(), completed };
         let put_config =
             async || artifact::put_config(client, &place.repository).await.map_err(|error| error.failure());
         let store = async || artifact.store(client, &place.repository, &place.plan, PLAN_TYPE, may_commit).await;
@@ -431,6 +439,13 @@ impl Record {
 #[derive(Clone, Default)]
 pub struct Memory {
     inner: Arc<Mutex<Option<Remembered>>>,
+    documents: Arc<Mutex<Option<Written>>>,
+}
+
+/// Documents that are known to be in the registry.
+struct Written {
+    place: Place,
+    names: BTreeSet<String>,
 }
 
 #[derive(Clone)]
@@ -480,6 +495,18 @@ impl Memory {
     /// Replaces what is remembered.
     pub fn put(&self, place: &Place, record: Record) {
         *self.lock() = Some(Remembered { place: Self::key(place), record });
+    }
+
+    /// Whether these are the documents that are known to be in `place`. What a document says follows from its name.
+    pub fn has_documents(&self, place: &Place, names: &BTreeSet<String>) -> bool {
+        let there = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        there.as_ref().is_some_and(|there| there.place == *place && there.names == *names)
+    }
+
+    /// Takes note of the documents that are in `place`.
+    pub fn documents_are(&self, place: &Place, names: BTreeSet<String>) {
+        let there = Written { place: place.clone(), names };
+        *self.documents.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
     }
 
     fn kept(&self, place: &Place) -> Option<Record> {

@@ -10,6 +10,8 @@ use super::fake::error;
 use super::whole::Object;
 use super::*;
 
+/// Where an object's state is.
+const STATE: &str = "imageset-mirror/state";
 const LABEL: &str = "operators.operatorframework.io.index.configs.v1";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
@@ -194,6 +196,97 @@ async fn a_catalog_arrives_cut_down_after_all_that_it_lists_and_once() {
     asked.sort();
     assert_eq!(asked, ["HEAD /v2/ops/index/manifests/v4", "HEAD /v2/ops/p1/manifests/1.1"]);
     assert_eq!(operators.target().count("HEAD"), 3);
+}
+
+/// An object whose catalog is in the target, and what is asked when nothing has changed.
+async fn mirrored() -> (Operators, [&'static str; 2]) {
+    let operators = Operators::new().await;
+    operators.has_catalog(&[2, 1]);
+    operators.has_image(1);
+    operators.has_image(2);
+    assert!(operators.object.sync().await.report.complete());
+    operators.source().clear();
+    operators.target().clear();
+    (operators, ["HEAD /v2/ops/index/manifests/v4", "HEAD /v2/ops/p1/manifests/1.1"])
+}
+
+/// What the next process asks of the source.
+async fn asked_by_the_next(operators: &mut Operators) -> Vec<String> {
+    operators.object.begin_anew();
+    operators.source().clear();
+    assert!(operators.object.sync().await.report.complete());
+    let mut asked = operators.source().lines();
+    asked.sort();
+    asked
+}
+
+#[tokio::test]
+async fn the_next_process_reads_nothing_of_a_catalog_that_has_not_changed() {
+    let (mut operators, tags) = mirrored().await;
+    let before = operators.target().manifest("ops/index", "v4");
+    assert_eq!(asked_by_the_next(&mut operators).await, tags);
+    assert_eq!(operators.object.world.writes(), Vec::<String>::new());
+    // What was made of it is at hand where the target has lost it.
+    operators.target().lose_manifest("ops/index", "v4");
+    let asked = asked_by_the_next(&mut operators).await;
+    assert!(asked.iter().all(|line| !line.contains("/blobs/")), "{asked:#?}");
+    assert_eq!(operators.target().manifest("ops/index", "v4"), before);
+    assert_eq!(operators.served().unwrap(), ["p.v1", "p.v2"]);
+}
+
+#[tokio::test]
+async fn a_catalog_that_has_changed_is_read_and_kept_by_the_next_process() {
+    let (mut operators, tags) = mirrored().await;
+    operators.has_catalog(&[4, 2, 1]);
+    operators.has_image(4);
+    let asked = asked_by_the_next(&mut operators).await;
+    assert!(asked.iter().any(|line| line.contains("GET /v2/ops/index/blobs/")), "{asked:#?}");
+    assert_eq!(operators.served().unwrap(), ["p.v1", "p.v2", "p.v4"]);
+    assert_eq!(asked_by_the_next(&mut operators).await, tags);
+}
+
+#[tokio::test]
+async fn what_was_read_of_a_catalog_outlives_a_process_that_could_not_ask_for_it() {
+    let (mut operators, tags) = mirrored().await;
+    operators.object.begin_anew();
+    operators.source().times(1, ("HEAD", "/v2/ops/index/manifests/v4"), || error(404, "MANIFEST_UNKNOWN", "gone"));
+    assert_eq!(operators.object.sync().await.plan.failures.len(), 1);
+    assert_eq!(asked_by_the_next(&mut operators).await, tags);
+}
+
+#[tokio::test]
+async fn documents_that_are_lost_or_none_are_read_and_kept_again() {
+    for harm in 0..3 {
+        let (mut operators, tags) = mirrored().await;
+        let target = operators.target();
+        let tag = target.tags().into_iter().map(|(_, tag)| tag).find(|tag| tag.ends_with("-documents")).unwrap();
+        let text = target.manifest(STATE, &tag).unwrap();
+        let kept: Value = serde_json::from_slice(&text).unwrap();
+        let layers = kept["layers"].as_array().unwrap();
+        assert_eq!(layers.len(), 2, "lines, and the layer of the catalog: {kept:#}");
+        match harm {
+            0 | 1 => target.lose_blob(STATE, &layers[harm]["digest"].as_str().unwrap().parse().unwrap()),
+            _ => drop(target.put_manifest(STATE, &tag, media_type::OCI_INDEX, r#"{"manifests":[]}"#)),
+        }
+        let asked = asked_by_the_next(&mut operators).await;
+        assert!(asked.iter().any(|line| line.contains("GET /v2/ops/index/blobs/")), "{asked:#?}");
+        assert_eq!(operators.target().manifest(STATE, &tag), Some(text));
+        assert_eq!(asked_by_the_next(&mut operators).await, tags);
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_write_documents_mirrors_nevertheless() {
+    let operators = Operators::new().await;
+    operators.has_catalog(&[2, 1]);
+    operators.has_image(1);
+    operators.has_image(2);
+    operators.target().rule(|seen| {
+        let documents = seen.method == "PUT" && seen.path.ends_with("-documents");
+        documents.then(|| error(403, "DENIED", "no"))
+    });
+    assert!(operators.object.sync().await.report.complete());
+    assert_eq!(operators.served().unwrap(), ["p.v1", "p.v2"]);
 }
 
 #[tokio::test]

@@ -49,20 +49,27 @@ impl Object {
         Self { world, request, sides, place, memory: Memory::default(), documents: Arc::default() }
     }
 
+    /// Forgets what a process knows.
+    pub(super) fn begin_anew(&mut self) {
+        (self.memory, self.documents) = (Memory::default(), Arc::default());
+    }
+
     pub(super) async fn sync(&self) -> Copied {
-        let resolved = resolve(&self.request, &self.sides, &self.documents).await.unwrap();
+        let Self { request, sides, place, memory, documents, .. } = self;
+        let resolved = resolve(request, sides, documents, memory, place, Trust::Remembered).await.unwrap();
         let copy = Copy {
-            request: &self.request,
-            sides: &self.sides,
+            request,
+            sides,
             made: resolved.made.clone(),
             catalogs: resolved.catalogs.clone(),
+            documents: resolved.documents.clone(),
             throttle: None,
-            place: &self.place,
-            memory: &self.memory,
+            place,
+            memory,
             trust: Trust::Remembered,
             now: &|| "2026-01-02T03:04:05Z".to_owned(),
         };
-        let copied = copy.run(&resolved.plan, &Unobserved, &Stop::default()).await.unwrap();
+        let copied = Box::pin(copy.run(&resolved.plan, &Unobserved, &Stop::default())).await.unwrap();
         assert_eq!(copied.state_failure, None);
         copied
     }

@@ -56,7 +56,7 @@ async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_re
         upstream.channel(channel, &made[releases].iter().collect::<Vec<_>>());
     }
     upstream.base(&source).await.expect("a base");
-    let _operator = world.operator().await.expect("the operator starts");
+    let mut operator = world.operator().await.expect("the operator starts");
     let channels = json!([{"name": "stable-4.17", "minVersion": "4.17.5"}, {"name": "stable-4.19"}]);
     let mut object = object(&world, &upstream, &json!({"channels": channels, "graph": true}));
     object["spec"]["mirror"]["additionalImages"] = json!([{"name": "registry.access.redhat.com/ubi9/ubi:latest"}]);
@@ -107,20 +107,26 @@ async fn channels_across_minors_with_a_graph_become_ready_and_the_second_sync_re
     assert_eq!(condition(&ready, "Verified").expect("a condition").status, "True");
 
     // Nothing new: nothing is written, and nothing is read but what a tag names now.
-    let mark = world.target.mark().await.expect("the log");
-    let read = world.source.mark().await.expect("the log");
-    let request = json!({"metadata": {"annotations": {"mirror.openshift.io/requested-at": "again"}}});
-    e2e::interruption::patch(&api, "ocp", &request).await.expect("accepted");
-    until(&api, "ocp", LONG, "synced again", |object| {
-        let handled = object.data.pointer("/status/lastHandledRequest").and_then(Value::as_str);
-        handled == Some("again") && condition(object, "Ready").is_some_and(|ready| ready.status == "True")
-    })
-    .await
-    .expect("synced again");
-    let since = world.target.requests_since(mark).await.expect("the log");
-    assert!(since.iter().all(|request| !request.is_write()), "{since:#?}");
-    let since = world.source.requests_since(read).await.expect("the log");
-    assert!(since.iter().all(|request| request.path.ends_with("/manifests/latest")), "{since:#?}");
+    for process in ["the same", "another"] {
+        if process == "another" {
+            operator.terminate().await.expect("it ends");
+            operator = world.operator().await.expect("another one starts");
+        }
+        let mark = world.target.mark().await.expect("the log");
+        let read = world.source.mark().await.expect("the log");
+        let request = json!({"metadata": {"annotations": {"mirror.openshift.io/requested-at": process}}});
+        e2e::interruption::patch(&api, "ocp", &request).await.expect("accepted");
+        until(&api, "ocp", LONG, "synced again", |object| {
+            let handled = object.data.pointer("/status/lastHandledRequest").and_then(Value::as_str);
+            handled == Some(process) && condition(object, "Ready").is_some_and(|ready| ready.status == "True")
+        })
+        .await
+        .expect("synced again");
+        let since = world.target.requests_since(mark).await.expect("the log");
+        assert!(since.iter().all(|request| !request.is_write()), "{process}: {since:#?}");
+        let since = world.source.requests_since(read).await.expect("the log");
+        assert!(since.iter().all(|request| request.path.ends_with("/manifests/latest")), "{process}: {since:#?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

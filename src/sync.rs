@@ -97,7 +97,7 @@ pub fn client_settings(request: &Request, side: Side) -> registry::Settings {
 }
 
 /// Finds out what `request` means now: every tag once, to a digest. `cache` is what earlier syncs of the object have fetched,
-/// `memory` and `place` lead to what earlier processes have, unless `trust` is in nothing.
+/// `memory` and `place` lead to what earlier processes have. All of that is forgotten if `trust` is in nothing.
 ///
 /// # Errors
 /// Entries of the request that contradict each other; nothing was copied. What could not be resolved is no error but a
@@ -111,7 +111,11 @@ pub async fn resolve(
     trust: Trust,
 ) -> Result<Resolved, PlanError> {
     let from = &request.source;
-    if trust == Trust::Remembered && (request.releases.is_some() || !request.catalogs.is_empty()) {
+    cache.begin();
+    if trust == Trust::Nothing {
+        cache.forget();
+        memory.forget_documents();
+    } else if request.releases.is_some() || !request.catalogs.is_empty() {
         Box::pin(documents::recall(cache, memory, &sides.target, place)).await;
     }
     let io = Source::new(Arc::clone(&sides.source), Arc::clone(cache)).asking(
@@ -121,10 +125,14 @@ pub async fn resolve(
     );
     let io = io.rendering(sides.helm.clone());
     let mut resolved = resolve_with(request, sides.signature_keys.as_deref(), io).await?;
+    // What could not be resolved may have documents that were not asked for.
+    let hides = |kind| matches!(kind, OriginKind::Release | OriginKind::Graph | OriginKind::Catalog);
+    if !resolved.plan.failures.iter().any(|(origin, _)| hides(origin.kind)) {
+        resolved.documents = Arc::new(cache.named());
+    }
     if resolved.plan.failures.is_empty() {
         cache.tidy();
     }
-    resolved.documents = Arc::new(cache.named());
     Ok(resolved)
 }
 
@@ -283,16 +291,20 @@ fn completed(attachments: bool) -> Completed {
 }
 
 impl Copy<'_> {
+    /// What all bytes of a run wait for.
+    fn throttles(&self) -> Vec<Arc<Throttle>> {
+        let own = self.request.copy.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
+        own.into_iter().chain(self.throttle.clone()).collect()
+    }
+
     /// The engine for this request.
-    fn engine(&self, made: &Arc<Content>) -> Engine {
+    fn engine(&self, made: &Arc<Content>, throttles: Vec<Arc<Throttle>>) -> Engine {
         let default = Settings::default();
         let settings = Settings {
             concurrency: self.request.copy.concurrency.unwrap_or(default.concurrency),
             attachments: attachments(self.request),
             trust: self.trust,
         };
-        let own = self.request.copy.max_bytes_per_second.map(|rate| Arc::new(Throttle::new(rate.get())));
-        let throttles = own.into_iter().chain(self.throttle.clone()).collect();
         Engine::new(Arc::clone(&self.sides.source), Arc::clone(&self.sides.target), settings, throttles)
             .with_made(Arc::clone(made))
     }
@@ -313,9 +325,11 @@ impl Copy<'_> {
         }
         let past = Past::new(&record);
         let noted = plan.items.iter().all(|item| past.noted(item, attachments));
+        let throttles = self.throttles();
+        let engine = self.engine(&self.made, throttles.clone());
         // Boxed, because it is large and goes through several hands.
-        let beside = stop.abort.run_until_cancelled(Box::pin(self.prepare(noted, observe, stop)));
-        let engine = self.engine(&self.made);
+        let beside = Box::pin(self.write_ahead(noted, &throttles, observe));
+        let beside = stop.abort.run_until_cancelled(stop.drain.run_until_cancelled(beside));
         let (mut report, _) = futures::join!(engine.run(plan, &past, observe, stop), beside);
         let mut carried_out = Arc::clone(plan);
         let before = record.plan.as_deref();
@@ -346,18 +360,15 @@ impl Copy<'_> {
         Ok(Copied { plan: carried_out, report, catalogs, added, removed, state_failure })
     }
 
-    /// Writes what can be written before anything is copied: nothing depends on it.
-    async fn prepare(&self, noted: bool, observe: &dyn Observe, stop: &Stop) {
-        if stop.begun() {
-            return;
-        }
+    /// Writes what need not wait for the copy, which does not depend on it; `noted` if all of the plan is in the ledger.
+    async fn write_ahead(&self, noted: bool, throttles: &[Arc<Throttle>], observe: &dyn Observe) {
         let target = &self.sides.target;
         if !noted && let Err(failure) = find_out_about_posts(target, self.place).await {
             // Whether that can be written at all is told by what is written in the end.
             tracing::debug!(%failure, "not known whether the target takes a blob in one request");
         }
         let may_commit = || observe.may_commit();
-        let kept = documents::keep(&self.documents, self.memory, target, self.place, &may_commit).await;
+        let kept = documents::keep(&self.documents, self.memory, (target, throttles), self.place, &may_commit).await;
         if let Err(failure) = kept {
             tracing::warn!(%failure, "what was read is not kept: the next process reads it again");
         }
@@ -400,7 +411,7 @@ impl Copy<'_> {
         let surveying = Box::pin(async {
             let previous = self.last_plan().await?;
             let (added, removed) = previous.map_or((plan.items.len(), 0), |previous| changes(plan, &previous));
-            Ok((self.engine(&self.made).survey(plan).await, added, removed))
+            Ok((self.engine(&self.made, self.throttles()).survey(plan).await, added, removed))
         });
         // Nothing is half done when this ends early, so the end of the process need not wait for it either.
         let ended = stop.abort.run_until_cancelled(stop.drain.run_until_cancelled(surveying)).await;

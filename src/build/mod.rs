@@ -5,14 +5,15 @@ pub mod chart;
 pub mod graph;
 
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Reason};
-use crate::oci::{Content, Descriptor, Digest, Platform, RawManifest, media_type};
+use crate::oci::{Algorithm, Content, Descriptor, Digest, Hasher, Platform, RawManifest, media_type};
 
 /// An image to build on: its manifests and configs, not its layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,24 @@ pub struct Layer {
     pub bytes: Bytes,
     /// Digest of the tar itself.
     pub diff_id: Digest,
+}
+
+/// Digest and length of the tar in a layer that is compressed with gzip; none if it is longer than `most` bytes or cannot be read.
+pub fn unpacked(layer: &[u8], most: u64) -> Option<(Digest, u64)> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut tar = MultiGzDecoder::new(layer).take(most.saturating_add(1));
+    let mut buffer = vec![0; 64 << 10];
+    let mut length = 0;
+    loop {
+        match tar.read(&mut buffer).ok()? {
+            0 => break,
+            count => {
+                hasher.update(buffer.get(..count)?);
+                length += count as u64;
+            }
+        }
+    }
+    (length <= most).then(|| (hasher.finish(), length))
 }
 
 /// Puts a layer together; the same entries in the same order give the same bytes.

@@ -24,7 +24,7 @@ pub(super) struct Prepared {
     pub(super) sides: Sides,
     pub(super) throttle: Option<Arc<Throttle>>,
     pub(super) place: Place,
-    /// Nothing so far.
+    /// What is known of what earlier runs have left in the target: nothing so far.
     pub(super) memory: Memory,
     /// What is worth saying before anything is done.
     pub(super) warnings: Vec<String>,

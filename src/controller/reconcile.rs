@@ -375,7 +375,7 @@ impl Pass<'_> {
         if request.suspend {
             ctx.jobs.cancel(&self.uid).await;
         }
-        // Only this is gone by, although the sync may end at any time: that is followed by another look.
+        // The sync may end at any time. All below is about what is seen of it here; its end makes for another reconcile.
         let mut look = ctx.jobs.look(&self.uid);
         let applied = self.bring_in_line(&request, &look.state).await;
         let mut next = self.next(&self.observation(&look.state), applied.as_ref());

@@ -1,21 +1,19 @@
 //! What was fetched, for other processes: lines of JSON, and the layers of catalogs beside them.
 //!
-//! Kept is what has a digest for a name, so that it never changes, and what takes long to find out: payloads of releases and
-//! their signatures, images to build on, and what is selected of catalogs. Who may write it decides what is copied, as who may
-//! write the registry in which it is kept decides what is there. Signatures and images are verified again.
+//! Kept is what has a digest for a name, so that it never changes, and what takes long to find out: what payloads of releases
+//! consist of, images to build on, and what is selected of catalogs. Manifests and configs are verified by the digest again, and
+//! layers by theirs; lists of images cannot be. Signatures are not kept: somebody may sign again.
 //!
 //! Another version of this program reads everything anew: what it makes of a catalog may differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::build::{Base, BaseImage, Layer};
+use crate::build::{self, Base, BaseImage, Layer};
 use crate::catalog::BundleName;
 use crate::oci::{Digest, Manifest, RawManifest, Reference};
 use crate::resolve::operators::{Needed, PackageSummary, Selected};
@@ -26,8 +24,10 @@ use crate::resolve::{Document, DocumentKey};
 const WRITER: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"), " 1");
 /// Documents with a longer line are not kept; real ones have some 10 KiB.
 const MAX_LINE: usize = 128 << 10;
-/// Catalogs with a larger layer are not kept.
-const MAX_BLOB: usize = 64 << 20;
+/// The most bytes of all lines and layers together; what does not fit is not kept.
+pub const MAX_KEPT: u64 = 64 << 20;
+/// The most bytes that the layers may have together when they are unpacked.
+const MAX_UNPACKED: u64 = 256 << 20;
 
 /// Documents by the names of their keys.
 pub type Named = BTreeMap<String, Document>;
@@ -45,12 +45,12 @@ pub struct Kept {
 pub(super) fn name(key: &DocumentKey) -> Option<String> {
     let name = match key {
         DocumentKey::Payload(key) => serde_json::json!(["payload", key.repository, key.digest]),
-        DocumentKey::Signatures(key) => serde_json::json!(["signatures", key.product, key.digest]),
         DocumentKey::Base(image) => serde_json::json!(["base", image]),
         DocumentKey::Catalog(key) => serde_json::json!(["catalog", key.image, key.folder, *key.selection]),
         DocumentKey::TagDigest(_)
         | DocumentKey::Graph(_)
         | DocumentKey::GraphData
+        | DocumentKey::Signatures(_)
         | DocumentKey::Charts(_)
         | DocumentKey::Tags(_)
         | DocumentKey::Chart(_) => return None,
@@ -64,6 +64,8 @@ pub(super) fn name(key: &DocumentKey) -> Option<String> {
 enum Line {
     /// The first of all.
     Writer(String),
+    /// The name of a document that is not kept, and is not missed because of that.
+    LeftOut(String),
     Payload {
         name: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,11 +77,6 @@ enum Line {
         name: String,
         image: Reference,
     },
-    Signatures {
-        name: String,
-    },
-    /// In base64.
-    Signature(String),
     Base {
         name: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +89,7 @@ enum Line {
     Catalog {
         name: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        layer: Option<Stored>,
+        layer: Option<Digest>,
     },
     Package(PackageSummary),
     Needed {
@@ -113,14 +110,6 @@ struct Text {
     text: String,
 }
 
-/// A layer that is among the blobs.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Stored {
-    digest: Digest,
-    diff_id: Digest,
-}
-
 impl Text {
     fn of(manifest: &RawManifest) -> Option<Self> {
         let text = std::str::from_utf8(manifest.bytes()).ok()?.to_owned();
@@ -135,43 +124,89 @@ impl Text {
 impl Kept {
     /// The documents as they are written; those that do not fit are left out.
     pub fn of(documents: &Named) -> Self {
-        let mut kept = Self::default();
+        let Some(writer) = text(&Line::Writer(WRITER.to_owned())) else { return Self::default() };
+        let mut kept = Self { lines: vec![writer], blobs: Vec::new() };
+        let mut room = Room::default();
         for (name, document) in documents {
-            let Some((lines, blob)) = lines(name, document) else { continue };
-            let lines: Result<Vec<_>, _> = lines.iter().map(serde_json::to_string).collect();
-            let Ok(lines) = lines else { continue };
-            if lines.iter().any(|line| line.len() > MAX_LINE) {
-                continue;
+            match room.take(name, document) {
+                Some((lines, blob)) => {
+                    kept.lines.extend(lines);
+                    kept.blobs.extend(blob);
+                }
+                None => kept.lines.extend(text(&Line::LeftOut(name.clone()))),
             }
-            kept.lines.extend(lines);
-            kept.blobs.extend(blob);
-        }
-        if !kept.lines.is_empty() {
-            kept.lines.insert(0, serde_json::json!({"writer": WRITER}).to_string());
         }
         kept
     }
 
-    /// The documents, as far as they can be read and are what they are said to be; none that another version has written.
-    pub fn read(&self) -> Named {
+    /// The documents, as far as they can be read and are what they are said to be, and the names of those and of what was left
+    /// out; nothing that another version has written.
+    pub fn read(&self) -> (Named, BTreeSet<String>) {
         let mut lines = self.lines.iter().map(|line| serde_json::from_str(line).ok());
         match lines.next() {
             Some(Some(Line::Writer(writer))) if writer == WRITER => {}
-            _ => return Named::new(),
+            _ => return Default::default(),
         }
-        let mut read = Named::new();
+        let mut room = Room::default();
+        let layer = |bytes: &Bytes| {
+            let diff_id = room.unpack(bytes)?;
+            Some((Digest::of(bytes), Layer { bytes: bytes.clone(), diff_id }))
+        };
+        let layers: BTreeMap<_, _> = self.blobs.iter().filter_map(layer).collect();
+        let (mut read, mut names) = (Named::new(), BTreeSet::new());
         let mut current: Option<Unfinished> = None;
         for line in lines {
-            let Some(line) = line else { return Named::new() };
-            if let Some(next) = Unfinished::begin(&line, &self.blobs) {
-                read.extend(current.take().and_then(Unfinished::finish));
-                current = Some(next);
-            } else if let Some(current) = &mut current {
-                current.add(line);
+            let Some(line) = line else { return Default::default() };
+            match line {
+                Line::LeftOut(name) => drop(names.insert(name)),
+                line => match (Unfinished::begin(&line, &layers), &mut current) {
+                    (Some(next), _) => read.extend(current.replace(next).and_then(Unfinished::finish)),
+                    (None, Some(current)) => current.add(line),
+                    (None, None) => return Default::default(),
+                },
             }
         }
         read.extend(current.and_then(Unfinished::finish));
-        read
+        names.extend(read.keys().cloned());
+        (read, names)
+    }
+}
+
+fn text(line: &Line) -> Option<String> {
+    serde_json::to_string(line).ok().filter(|line| line.len() <= MAX_LINE)
+}
+
+/// What may still be kept, in bytes.
+struct Room {
+    kept: u64,
+    unpacked: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { kept: MAX_KEPT, unpacked: MAX_UNPACKED }
+    }
+}
+
+impl Room {
+    /// The lines and the blob of a document, if there is room for it.
+    fn take(&mut self, name: &str, document: &Document) -> Option<(Vec<String>, Option<Bytes>)> {
+        let (lines, blob) = lines(name, document)?;
+        let lines = lines.iter().map(text).collect::<Option<Vec<_>>>()?;
+        let length = lines.iter().map(String::len).sum::<usize>() + blob.as_ref().map_or(0, Bytes::len);
+        let left = self.kept.checked_sub(length as u64)?;
+        if let Some(blob) = &blob {
+            self.unpack(blob)?;
+        }
+        self.kept = left;
+        Some((lines, blob))
+    }
+
+    /// Digest of what a layer is when it is unpacked, if there is room for that.
+    fn unpack(&mut self, layer: &[u8]) -> Option<Digest> {
+        let (digest, length) = build::unpacked(layer, self.unpacked)?;
+        self.unpacked -= length;
+        Some(digest)
     }
 }
 
@@ -185,10 +220,6 @@ fn lines(name: &str, document: &Document) -> Option<(Vec<Line>, Option<Bytes>)> 
             let components = components.iter().cloned();
             let components = components.map(|Component { name, image }| Line::Component { name, image });
             (std::iter::once(begin).chain(components).collect(), None)
-        }
-        Document::Signatures(files) => {
-            let files = files.iter().map(|file| Line::Signature(BASE64.encode(file)));
-            (std::iter::once(Line::Signatures { name }).chain(files).collect(), None)
         }
         Document::Base(base) => {
             let index = match &base.index {
@@ -204,11 +235,7 @@ fn lines(name: &str, document: &Document) -> Option<(Vec<Line>, Option<Bytes>)> 
         }
         Document::Catalog(selected) => {
             let Selected { layer, images, packages, notes } = &**selected;
-            if layer.as_ref().is_some_and(|layer| layer.bytes.len() > MAX_BLOB) {
-                return None;
-            }
-            let stored = |layer: &Layer| Stored { digest: Digest::of(&layer.bytes), diff_id: layer.diff_id.clone() };
-            let begin = Line::Catalog { name, layer: layer.as_ref().map(stored) };
+            let begin = Line::Catalog { name, layer: layer.as_ref().map(|layer| Digest::of(&layer.bytes)) };
             let packages = packages.iter().cloned().map(Line::Package);
             let notes = notes.iter().cloned().map(Line::Note);
             let images = images.iter().map(|Needed { written, image, bundles, newest }| Line::Needed {
@@ -223,6 +250,7 @@ fn lines(name: &str, document: &Document) -> Option<(Vec<Line>, Option<Bytes>)> 
         Document::Digest(_)
         | Document::Graph(_)
         | Document::GraphData(_)
+        | Document::Signatures(_)
         | Document::Charts(_)
         | Document::Tags(_)
         | Document::Chart(_) => return None,
@@ -237,7 +265,6 @@ struct Unfinished {
 
 enum Content {
     Payload(Payload),
-    Signatures(Vec<Vec<u8>>),
     Base(Base),
     Catalog(Selected),
     /// Something about it cannot be read.
@@ -246,13 +273,12 @@ enum Content {
 
 impl Unfinished {
     /// What a line begins, if it begins something.
-    fn begin(line: &Line, blobs: &[Bytes]) -> Option<Self> {
+    fn begin(line: &Line, layers: &BTreeMap<Digest, Layer>) -> Option<Self> {
         let (name, content) = match line {
             Line::Payload { name, version, boot_images } => {
                 let (version, boot_images) = (version.clone(), boot_images.clone());
                 (name, Content::Payload(Payload { version, components: Vec::new(), boot_images }))
             }
-            Line::Signatures { name } => (name, Content::Signatures(Vec::new())),
             Line::Base { name, index } => {
                 let index = index.as_ref().map(|Text { media_type, text }| {
                     Text { media_type: media_type.clone(), text: text.clone() }.read()
@@ -260,10 +286,7 @@ impl Unfinished {
                 (name, Content::Base(Base { index, images: Vec::new() }))
             }
             Line::Catalog { name, layer } => {
-                let found = layer.as_ref().map(|Stored { digest, diff_id }| {
-                    let bytes = blobs.iter().find(|bytes| Digest::of(bytes) == *digest)?.clone();
-                    Some(Layer { bytes, diff_id: diff_id.clone() })
-                });
+                let found = layer.as_ref().map(|digest| layers.get(digest).cloned());
                 let content = match found {
                     Some(None) => Content::Broken,
                     layer => Content::Catalog(Selected {
@@ -285,10 +308,6 @@ impl Unfinished {
             (Content::Payload(payload), Line::Component { name, image }) => {
                 payload.components.push(Component { name, image });
             }
-            (Content::Signatures(files), Line::Signature(text)) => match BASE64.decode(text) {
-                Ok(file) => files.push(file),
-                Err(_) => self.content = Content::Broken,
-            },
             (Content::Base(base), Line::Image { manifest, config }) => {
                 base.images.push(BaseImage { manifest: manifest.read(), config: Bytes::from(config) });
             }
@@ -308,7 +327,6 @@ impl Unfinished {
         let is = |kind: &str| self.name.starts_with(&format!("[\"{kind}\""));
         let document = match self.content {
             Content::Payload(payload) if is("payload") => Document::Payload(Arc::new(payload)),
-            Content::Signatures(files) if is("signatures") => Document::Signatures(files.into()),
             Content::Base(base) if is("base") && holds_together(&self.name, &base) => Document::Base(Arc::new(base)),
             Content::Catalog(selected) if is("catalog") => Document::Catalog(Arc::new(selected)),
             _ => return None,
@@ -331,8 +349,8 @@ fn holds_together(name: &str, base: &Base) -> bool {
         (None, [only]) => *only.manifest.digest() == digest,
         (Some(index), images) => match index.parse() {
             Ok(Manifest::Index { children, .. }) => {
-                let lists = |image: &BaseImage| children.iter().any(|child| child.digest == *image.manifest.digest());
-                *index.digest() == digest && images.iter().all(lists)
+                let listed = build::images(children).into_iter().map(|child| child.digest);
+                *index.digest() == digest && listed.eq(images.iter().map(|image| image.manifest.digest().clone()))
             }
             _ => false,
         },
@@ -345,8 +363,6 @@ fn holds_together(name: &str, base: &Base) -> bool {
 mod tests {
     use super::*;
     use crate::catalog::Selection;
-    use crate::request::Product;
-    use crate::resolve::SignatureKey;
     use crate::resolve::operators::{CatalogKey, ChannelSummary};
     use crate::resolve::payload::PayloadKey;
 
@@ -402,17 +418,13 @@ mod tests {
         }];
         let boot_images = Some([("x86_64".to_owned(), image("q.test/disk:1"))].into());
         let payload = Payload { version: Some("4.18.1".to_owned()), components, boot_images };
-        let layer = Layer { bytes: Bytes::from_static(b"a layer"), diff_id: Digest::of(b"its tar") };
+        let layer = build::catalog::layer("configs", &[("p.json".to_owned(), b"{}".to_vec())].into()).unwrap();
         let (base_key, base) = base();
         let everything = Selection { full: true, packages: Vec::new() };
         let documents = [
             (
                 DocumentKey::Payload(PayloadKey { repository: "q.test/r".parse().unwrap(), digest: digest.clone() }),
                 Document::Payload(Arc::new(payload)),
-            ),
-            (
-                DocumentKey::Signatures(SignatureKey { product: Product::Ocp, digest }),
-                Document::Signatures(vec![vec![0, 255], Vec::new()].into()),
             ),
             (base_key, Document::Base(Arc::new(base))),
             (catalog_key(Selection::default()), Document::Catalog(Arc::new(selected(Some(layer))))),
@@ -424,12 +436,11 @@ mod tests {
     #[test]
     fn documents_are_read_as_they_were() {
         let documents = all();
-        assert_eq!(documents.len(), 5);
+        assert_eq!(documents.len(), 4);
         let kept = Kept::of(&documents);
-        assert_eq!(kept.read(), documents);
+        assert_eq!(kept.read(), (documents.clone(), documents.keys().cloned().collect()));
         assert_eq!(Kept::of(&documents), kept, "the same lines for the same documents");
-        assert_eq!(Kept::of(&Named::new()), Kept::default());
-        assert_eq!(Kept::default().read(), Named::new());
+        assert_eq!(Kept::default().read(), Default::default());
     }
 
     #[test]
@@ -446,21 +457,24 @@ mod tests {
         let with = |at: usize, line: &str| {
             let mut changed = kept.clone();
             changed.lines[at] = line.to_owned();
-            changed.read().len()
+            changed.read().0.len()
         };
         assert_eq!(with(0, r#"{"writer":"imageset-mirror 0.0.0 1"}"#), 0);
         assert_eq!(with(0, &kept.lines[1]), 0);
         assert_eq!(with(2, "{"), 0);
         assert_eq!(with(2, r#"{"unheardOf":1}"#), 0);
+        assert_eq!(with(1, r#"{"note":"about nothing"}"#), 0);
     }
 
     #[test]
     fn a_catalog_without_its_layer_is_none_and_the_others_are_what_they_were() {
         let mut kept = Kept::of(&all());
-        kept.blobs = vec![Bytes::from_static(b"another layer")];
-        let read = kept.read();
-        assert_eq!(read.len(), 4);
-        assert!(read.iter().all(|(name, document)| all().get(name) == Some(document)));
+        for blobs in [Vec::new(), vec![Bytes::from_static(b"no layer")]] {
+            kept.blobs = blobs;
+            let (read, names) = kept.read();
+            assert_eq!((read.len(), names.len()), (3, 3));
+            assert!(read.iter().all(|(name, document)| all().get(name) == Some(document)));
+        }
     }
 
     #[test]
@@ -468,12 +482,13 @@ mod tests {
         let (key, base) = base();
         let read = |key: &DocumentKey, base: &Base| {
             let documents = Named::from([(name(key).unwrap(), Document::Base(Arc::new(base.clone())))]);
-            Kept::of(&documents).read().len()
+            Kept::of(&documents).read().0.len()
         };
         assert_eq!(read(&key, &base), 1);
         let other = DocumentKey::Base(image(&format!("q.test/a@{}", Digest::of(b"other"))));
         assert_eq!(read(&other, &base), 0);
         assert_eq!(read(&key, &Base { index: None, ..base.clone() }), 0);
+        assert_eq!(read(&key, &Base { images: Vec::new(), ..base.clone() }), 0, "a platform is missing");
         let mut config = base.clone();
         config.images[0].config = Bytes::from_static(b"{}");
         assert_eq!(read(&key, &config), 0);
@@ -487,14 +502,32 @@ mod tests {
         let documents = all();
         let (name, _) = documents.iter().find(|(_, document)| matches!(document, Document::Payload(_))).unwrap();
         let wrong = Named::from([(name.clone(), Document::Catalog(Arc::new(selected(None))))]);
-        assert_eq!(Kept::of(&wrong).read(), Named::new());
+        assert_eq!(Kept::of(&wrong).read(), Default::default());
     }
 
     #[test]
-    fn what_does_not_fit_is_left_out() {
+    fn what_does_not_fit_is_left_out_by_name() {
         let long = Selected { notes: vec!["x".repeat(MAX_LINE)], ..selected(None) };
-        let mut documents = all();
-        documents.insert(name(&catalog_key(Selection::default())).unwrap(), Document::Catalog(Arc::new(long)));
-        assert_eq!(Kept::of(&documents).read().len(), 4);
+        let many = Selected { notes: vec!["x".repeat(MAX_LINE / 2); 1200], ..selected(None) };
+        for large in [long, many] {
+            let mut documents = all();
+            documents.insert(name(&catalog_key(Selection::default())).unwrap(), Document::Catalog(Arc::new(large)));
+            let (read, names) = Kept::of(&documents).read();
+            assert_eq!(read.len(), 3);
+            assert_eq!(names, documents.keys().cloned().collect());
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_unpacked() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, &[0; 10_000]).unwrap();
+        let packed = encoder.finish().unwrap();
+        let mut room = Room { kept: 0, unpacked: 25_000 };
+        assert_eq!(room.unpack(&packed), Some(Digest::of(&[0; 10_000])));
+        assert!(room.unpack(&packed).is_some());
+        assert_eq!(room.unpack(&packed), None);
+        assert_eq!(room.unpack(b"not packed"), None);
+        assert_eq!(room.unpacked, 5_000);
     }
 }

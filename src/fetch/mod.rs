@@ -19,7 +19,7 @@ mod render;
 
 pub use catalog::Offered;
 pub(crate) use catalog::reread;
-pub use kept::{Kept, Named};
+pub use kept::{Kept, MAX_KEPT, Named};
 pub use render::{Bounds, Helm};
 
 /// The most documents that are remembered. Those of a release have 60 KiB.
@@ -30,21 +30,33 @@ const REMEMBERED: usize = 128;
 #[derive(Debug, Default)]
 pub struct Cache {
     documents: Mutex<BTreeMap<DocumentKey, Document>>,
-    /// What an earlier process has fetched and nobody has asked for in this one; none as long as nobody has looked for that.
+    /// What an earlier process has fetched; none as long as nobody has looked for that.
     earlier: Mutex<Option<Named>>,
-    /// What was asked for since the last time that what was not asked for was forgotten.
+    /// What was asked for since this was last [begun](Self::begin).
     asked: Mutex<BTreeSet<DocumentKey>>,
     barren: layers::Barren,
 }
 
 impl Cache {
-    /// Forgets what nobody has asked for since this was done last: what was wanted once need not be wanted again.
+    /// From now on it is noted anew what is asked for.
+    pub fn begin(&self) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Forgets what nobody has asked for since it was begun: what was wanted once need not be wanted again.
     pub fn tidy(&self) {
-        let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         self.lock().retain(|key, _| asked.contains(key));
         if let Some(earlier) = &mut *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) {
-            earlier.clear();
+            let names: BTreeSet<_> = asked.iter().filter_map(kept::name).collect();
+            earlier.retain(|name, _| names.contains(name));
         }
+    }
+
+    /// Forgets everything, and what earlier processes have fetched too.
+    pub fn forget(&self) {
+        self.lock().clear();
+        self.begin_with(Named::new());
     }
 
     /// True as long as nobody has said what an earlier process has fetched.
@@ -57,12 +69,17 @@ impl Cache {
         *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) = Some(earlier);
     }
 
-    /// What other processes may use of what is remembered, or was by an earlier one.
+    /// What other processes may use of what was asked for since it was begun.
     pub fn named(&self) -> Named {
-        let mut named = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
         let known = self.lock();
-        named.extend(known.iter().filter_map(|(key, document)| Some((kept::name(key)?, document.clone()))));
-        named
+        let named = |key: &DocumentKey| {
+            let name = kept::name(key)?;
+            let document = known.get(key).or_else(|| earlier.get(&name))?.clone();
+            Some((name, document))
+        };
+        asked.iter().filter_map(named).collect()
     }
 
     fn get(&self, key: &DocumentKey) -> Option<Document> {
@@ -72,7 +89,7 @@ impl Cache {
             return found;
         }
         let name = kept::name(key)?;
-        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.remove(&name)?;
+        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.get(&name).cloned()?;
         self.put(key, &earlier);
         Some(earlier)
     }

@@ -1,6 +1,7 @@
 //! Small OCI artifacts of ours: JSON lines in layers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::{Completed, MayCommit, broken, chunks};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag, media_type};
-use crate::registry::{self, By, Client, Offer, Problem, Progress, SMALL_BLOB, offer, send_made};
+use crate::registry::{self, By, Client, Offer, Problem, Progress, SMALL_BLOB, Throttle, offer, send_made};
 
 /// Largest layer we write or read.
 pub(super) const MAX_LAYER: u64 = SMALL_BLOB;
@@ -20,8 +21,6 @@ const MAX_LAYER_LENGTH: usize = MAX_LAYER as usize;
 const COMPLETED: &str = "mirror.openshift.io/completed";
 /// What is no lines of ours.
 const BLOB_TYPE: &str = "application/octet-stream";
-/// The longest of these that is read.
-const MAX_BLOB: u64 = 64 << 20;
 /// The content of the empty descriptor of OCI image-spec 1.1.
 const EMPTY: &[u8] = b"{}";
 
@@ -151,15 +150,12 @@ fn described(kind: &str, bytes: &[u8]) -> Descriptor {
     Descriptor { media_type: kind.to_owned(), digest, size, platform: None, urls: Vec::new() }
 }
 
-/// Reads one of the blobs of an artifact; nothing if the registry has lost it, or if it cannot be one of ours.
+/// Reads one of the blobs of an artifact, whatever its length; nothing if the registry has lost it.
 pub(super) async fn read_blob(
     client: &Client,
     repository: &Repository,
     blob: &Descriptor,
 ) -> Result<Option<Bytes>, Failure> {
-    if blob.size > MAX_BLOB {
-        return Ok(None);
-    }
     let read = async {
         let mut reader = client.open_blob(repository, blob).await?;
         let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or_default());
@@ -172,11 +168,17 @@ pub(super) async fn read_blob(
 }
 
 /// Writes one of the blobs of an artifact, unless it is there.
-pub(super) async fn write_blob(client: &Client, repository: &Repository, bytes: &Bytes) -> Result<(), Failure> {
+pub(super) async fn write_blob(
+    client: &Client,
+    repository: &Repository,
+    bytes: &Bytes,
+    throttles: &[Arc<Throttle>],
+) -> Result<(), Failure> {
     let blob = blob(bytes);
     let write = async {
         if let Offer::Wanted(session) = offer(client, repository, &blob, repository).await? {
-            send_made(bytes, client, repository, &blob, session, Progress::none()).await?;
+            let progress = Progress { throttles, ..Progress::none() };
+            send_made(bytes, client, repository, &blob, session, progress).await?;
         }
         Ok(())
     };

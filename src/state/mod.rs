@@ -352,9 +352,9 @@ fn plan_lines(plan: &Plan) -> impl Iterator<Item = serde_json::Result<String>> {
     lines.map(|line| serde_json::to_string(&line))
 }
 
-/// Finds out, before anything is copied, whether the target takes a small blob in one request, unless that is known: with the
-/// config of our own artifacts, two bytes that are going to be written anyway. A blob of an image may be there already, left
-/// by a sync that was interrupted, and would be sent again.
+/// Finds out whether the target takes a small blob in one request, unless that is known: with the config of our own artifacts,
+/// two bytes that are going to be written anyway. A blob of an image may be there already, left by a sync that was
+/// interrupted, and would be sent again.
 ///
 /// # Errors
 /// The registry does not take it.
@@ -497,13 +497,18 @@ impl Memory {
         *self.lock() = Some(Remembered { place: Self::key(place), record });
     }
 
-    /// Whether these are the documents that are known to be in `place`. What a document says follows from its name.
+    /// Whether these are the documents that are known to be in `place`.
     pub fn has_documents(&self, place: &Place, names: &BTreeSet<String>) -> bool {
         let there = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
         there.as_ref().is_some_and(|there| there.place == *place && there.names == *names)
     }
 
-    /// Takes note of the documents that are in `place`.
+    /// Takes note that nothing is known of the documents in the target.
+    pub fn forget_documents(&self) {
+        *self.documents.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Takes note of the documents that are in `place`; what each of them says follows from its name.
     pub fn documents_are(&self, place: &Place, names: BTreeSet<String>) {
         let there = Written { place: place.clone(), names };
         *self.documents.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);

@@ -291,7 +291,7 @@ impl Copy<'_> {
             partial: false,
         };
         let made: Arc<Content> = Arc::new(shortened.built.content.clone());
-        let report = self.engine(&made).run(&alone, past, &Again(observe), stop).await;
+        let report = self.engine(&made, self.throttles()).run(&alone, past, &Again(observe), stop).await;
         (item, report.items.into_iter().next())
     }
 }

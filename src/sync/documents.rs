@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::Cache;
-use crate::failure::Failure;
-use crate::fetch::{Kept, Named};
-use crate::registry::Client;
+use crate::failure::{Failure, Reason};
+use crate::fetch::{Kept, MAX_KEPT, Named};
+use crate::registry::{Client, Throttle};
 use crate::state::{MayCommit, Memory, Place, load_documents, save_documents};
 
 /// Takes in what the target has of that, once per process. What is not to be had is read anew.
@@ -13,11 +13,17 @@ pub(super) async fn recall(cache: &Cache, memory: &Memory, target: &Client, plac
     if !cache.is_new() {
         return;
     }
-    let documents = match load_documents(target, place).await {
+    let recalled = async {
+        let Some((lines, blobs)) = load_documents(target, place, MAX_KEPT).await? else { return Ok(None) };
+        // Layers are unpacked for that.
+        let read = tokio::task::spawn_blocking(move || Kept { lines, blobs }.read()).await;
+        read.map(Some)
+            .map_err(|error| Failure::permanent(Reason::RegistryError, format!("reading it panicked: {error}")))
+    };
+    let documents = match recalled.await {
         Ok(None) => Named::new(),
-        Ok(Some((lines, blobs))) => {
-            let documents = Kept { lines, blobs }.read();
-            memory.documents_are(place, documents.keys().cloned().collect());
+        Ok(Some((documents, names))) => {
+            memory.documents_are(place, names);
             documents
         }
         Err(failure) => {
@@ -35,7 +41,7 @@ pub(super) async fn recall(cache: &Cache, memory: &Memory, target: &Client, plac
 pub(super) async fn keep(
     documents: &Arc<Named>,
     memory: &Memory,
-    target: &Client,
+    (target, throttles): (&Client, &[Arc<Throttle>]),
     place: &Place,
     may_commit: MayCommit<'_>,
 ) -> Result<(), Failure> {
@@ -43,8 +49,11 @@ pub(super) async fn keep(
     if documents.is_empty() || memory.has_documents(place, &names) {
         return Ok(());
     }
-    let Kept { lines, blobs } = Kept::of(documents);
-    save_documents(target, place, &lines, &blobs, may_commit).await?;
+    let documents = Arc::clone(documents);
+    let packed = tokio::task::spawn_blocking(move || Kept::of(&documents)).await;
+    let Kept { lines, blobs } =
+        packed.map_err(|error| Failure::permanent(Reason::RegistryError, format!("packing it panicked: {error}")))?;
+    save_documents(target, place, (&lines, &blobs), throttles, may_commit).await?;
     memory.documents_are(place, names);
     Ok(())
 }

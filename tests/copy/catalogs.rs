@@ -276,6 +276,38 @@ async fn documents_that_are_lost_or_none_are_read_and_kept_again() {
 }
 
 #[tokio::test]
+async fn a_sync_that_trusts_nothing_reads_the_catalog_and_keeps_it_again() {
+    let (mut operators, tags) = mirrored().await;
+    assert_eq!(asked_by_the_next(&mut operators).await, tags);
+    let target = operators.target();
+    let tag = target.tags().into_iter().map(|(_, tag)| tag).find(|tag| tag.ends_with("-documents")).unwrap();
+    let text = target.manifest(STATE, &tag);
+    target.put_manifest(STATE, &tag, media_type::OCI_INDEX, r#"{"manifests":[]}"#);
+    assert!(operators.object.sync_with(Trust::Nothing).await.report.complete());
+    assert!(operators.source().lines().iter().any(|line| line.contains("GET /v2/ops/index/blobs/")));
+    assert_eq!(operators.target().manifest(STATE, &tag), text);
+    // What was just written is not read.
+    operators.target().clear();
+    operators.object.sync().await;
+    assert_eq!(operators.target().count("-documents"), 0);
+}
+
+#[tokio::test]
+async fn documents_of_what_is_not_wanted_any_more_go_although_something_else_fails() {
+    let (mut operators, _) = mirrored().await;
+    operators.has_catalog(&[4, 2, 1]);
+    for _ in 0..2 {
+        // Its image exists nowhere.
+        operators.object.begin_anew();
+        assert!(!operators.object.sync().await.report.complete());
+    }
+    let target = operators.target();
+    let tag = target.tags().into_iter().map(|(_, tag)| tag).find(|tag| tag.ends_with("-documents")).unwrap();
+    let kept: Value = serde_json::from_slice(&target.manifest(STATE, &tag).unwrap()).unwrap();
+    assert_eq!(kept["layers"].as_array().unwrap().len(), 2, "one catalog: {kept:#}");
+}
+
+#[tokio::test]
 async fn who_may_not_write_documents_mirrors_nevertheless() {
     let operators = Operators::new().await;
     operators.has_catalog(&[2, 1]);

@@ -55,8 +55,12 @@ impl Object {
     }
 
     pub(super) async fn sync(&self) -> Copied {
+        self.sync_with(Trust::Remembered).await
+    }
+
+    pub(super) async fn sync_with(&self, trust: Trust) -> Copied {
         let Self { request, sides, place, memory, documents, .. } = self;
-        let resolved = resolve(request, sides, documents, memory, place, Trust::Remembered).await.unwrap();
+        let resolved = resolve(request, sides, documents, memory, place, trust).await.unwrap();
         let copy = Copy {
             request,
             sides,
@@ -66,7 +70,7 @@ impl Object {
             throttle: None,
             place,
             memory,
-            trust: Trust::Remembered,
+            trust,
             now: &|| "2026-01-02T03:04:05Z".to_owned(),
         };
         let copied = Box::pin(copy.run(&resolved.plan, &Unobserved, &Stop::default())).await.unwrap();

@@ -206,16 +206,37 @@ mod tests {
         let key = |number: usize| DocumentKey::Base(format!("q.test/i:{number}").parse().unwrap());
         let document = Document::Base(Arc::new(Base { index: None, images: Vec::new() }));
         for number in 0..3 * REMEMBERED {
+            cache.begin();
             cache.put(&key(number), &document);
             cache.tidy();
         }
         assert_eq!(cache.lock().len(), 1);
         let last = key(3 * REMEMBERED - 1);
+        cache.begin();
         assert!(cache.get(&last).is_some());
         cache.tidy();
         assert!(cache.get(&last).is_some(), "it was asked for");
-        cache.tidy();
+        cache.begin();
         cache.tidy();
         assert!(cache.get(&last).is_none());
+    }
+
+    #[test]
+    fn what_an_earlier_process_has_fetched_is_used_and_named_once_it_is_asked_for() {
+        let digest = |text: &[u8]| crate::oci::Digest::of(text);
+        let key = |text: &[u8]| DocumentKey::Base(format!("q.test/i@{}", digest(text)).parse().unwrap());
+        let document = Document::Base(Arc::new(Base { index: None, images: Vec::new() }));
+        let cache = Cache::default();
+        assert!(cache.is_new());
+        let both = [key(b"one"), key(b"two")].map(|key| (kept::name(&key).unwrap(), document.clone()));
+        cache.begin_with(both.into());
+        assert!(!cache.is_new() && cache.named().is_empty());
+        assert_eq!(cache.get(&key(b"one")), Some(document));
+        assert_eq!(cache.named().into_keys().collect::<Vec<_>>(), [kept::name(&key(b"one")).unwrap()]);
+        cache.tidy();
+        assert_eq!(cache.get(&key(b"two")), None, "nobody has asked for it");
+        cache.forget();
+        assert_eq!(cache.get(&key(b"one")), None);
+        assert!(!cache.is_new(), "and it is not looked for again");
     }
 }

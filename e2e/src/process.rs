@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::wait::eventually;
@@ -261,6 +261,9 @@ pub struct RunFolder {
 
 static PANICKED: OnceLock<()> = OnceLock::new();
 
+/// Bytes that have to be free where the servers of a test keep what they keep.
+const ROOM: u64 = 2 << 30;
+
 /// Where Linux keeps files in memory.
 const MEMORY: &str = "/dev/shm";
 
@@ -268,9 +271,20 @@ impl RunFolder {
     /// Makes a fresh one, whose name starts with `name`.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// When it cannot be created, or there is too little room for what servers keep in it: they would fail in ways of their own.
     pub fn create(name: &str) -> Result<Self> {
-        Self::create_in(&target_folder().join("e2e"), name)
+        let base = target_folder().join("e2e");
+        let run = Self::create_in(&base, name)?;
+        let disk = rustix::fs::statvfs(&base).with_context(|| format!("asking for the room in {}", base.display()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        ensure!(
+            free >= ROOM,
+            "{} MiB are free in {}, and {} MiB at least are wanted: make room, then run this again",
+            free >> 20,
+            base.display(),
+            ROOM >> 20
+        );
+        Ok(run)
     }
 
     /// The same in memory, where the system has such a place: for measurements that a disk has no part in.

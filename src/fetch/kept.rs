@@ -60,7 +60,7 @@ pub(super) fn name(key: &DocumentKey) -> Option<String> {
 
 /// One line. A document begins with its name, and consists of what follows.
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Line {
     /// The first of all.
     Writer(String),

@@ -329,8 +329,7 @@ impl Copy<'_> {
         let engine = self.engine(&self.made, throttles.clone());
         // Boxed, because it is large and goes through several hands.
         let beside = Box::pin(self.write_ahead(noted, &throttles, observe));
-        let beside = stop.abort.run_until_cancelled(stop.drain.run_until_cancelled(beside));
-        let (mut report, _) = futures::join!(engine.run(plan, &past, observe, stop), beside);
+        let (mut report, _) = futures::join!(engine.run(plan, &past, observe, stop), stop.unless_begun(beside));
         let mut carried_out = Arc::clone(plan);
         let before = record.plan.as_deref();
         let catalogs = self.finish_catalogs(&mut carried_out, &mut report, before, &past, observe, stop).await;
@@ -414,8 +413,7 @@ impl Copy<'_> {
             Ok((self.engine(&self.made, self.throttles()).survey(plan).await, added, removed))
         });
         // Nothing is half done when this ends early, so the end of the process need not wait for it either.
-        let ended = stop.abort.run_until_cancelled(stop.drain.run_until_cancelled(surveying)).await;
-        ended.flatten().unwrap_or_else(|| Err(stopped()))
+        stop.unless_begun(surveying).await.unwrap_or_else(|| Err(stopped()))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Reference, Repository};
 use crate::plan::PlanItem;
 use crate::registry::{self, By, Client, Offer, Progress, PutOutcome, SMALL_BLOB, Side, Transferred, UploadSession};
-use crate::registry::{offer, send, send_made};
+use crate::registry::{BlobSource, offer, send};
 
 /// Indexes within indexes; real ones have one level.
 const MAX_DEPTH: usize = 4;
@@ -310,11 +310,9 @@ impl Engine {
             image.run.observe.uploaded(bytes);
         };
         let progress = Progress { on_bytes: &count, throttles: &self.throttles, breaks: Some(&image.tally.breaks) };
-        let (target, to) = (&self.target, image.target);
-        let sent = match self.made.get(&blob.digest) {
-            Some(bytes) => send_made(bytes, target, to, blob, session, progress).await,
-            None => send(&self.source, image.source, target, to, blob, session, progress).await,
-        };
+        let made = self.made.get(&blob.digest).map(BlobSource::Made);
+        let from = made.unwrap_or(BlobSource::Registry(&self.source, image.source));
+        let sent = send(from, &self.target, image.target, blob, session, progress).await;
         sent.map_err(|error| error.failure())
     }
 

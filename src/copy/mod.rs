@@ -188,6 +188,11 @@ impl Stop {
     pub fn begun(&self) -> bool {
         self.drain.is_cancelled() || self.abort.is_cancelled()
     }
+
+    /// What comes of something that is dropped as soon as either way is taken; none if so.
+    pub async fn unless_begun<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        self.abort.run_until_cancelled(self.drain.run_until_cancelled(future)).await.flatten()
+    }
 }
 
 /// Sees a run as it goes; called from many tasks, must not block.

@@ -26,6 +26,8 @@ const WRITER: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSIO
 const MAX_LINE: usize = 128 << 10;
 /// The most bytes of all lines and layers together; what does not fit is not kept.
 pub const MAX_KEPT: u64 = 64 << 20;
+/// Bytes of these for the first line and the names of what is left out.
+const SPARE: u64 = 1 << 20;
 /// The most bytes that the layers may have together when they are unpacked.
 const MAX_UNPACKED: u64 = 256 << 20;
 
@@ -159,10 +161,10 @@ impl Kept {
             let Some(line) = line else { return Default::default() };
             match line {
                 Line::LeftOut(name) => drop(names.insert(name)),
-                line => match (Unfinished::begin(&line, &layers), &mut current) {
-                    (Some(next), _) => read.extend(current.replace(next).and_then(Unfinished::finish)),
-                    (None, Some(current)) => current.add(line),
-                    (None, None) => return Default::default(),
+                line => match (Unfinished::begin(line, &layers), &mut current) {
+                    (Ok(next), _) => read.extend(current.replace(next).and_then(Unfinished::finish)),
+                    (Err(line), Some(current)) => current.add(*line),
+                    (Err(_), None) => return Default::default(),
                 },
             }
         }
@@ -184,7 +186,7 @@ struct Room {
 
 impl Default for Room {
     fn default() -> Self {
-        Self { kept: MAX_KEPT, unpacked: MAX_UNPACKED }
+        Self { kept: MAX_KEPT - SPARE, unpacked: MAX_UNPACKED }
     }
 }
 
@@ -193,7 +195,7 @@ impl Room {
     fn take(&mut self, name: &str, document: &Document) -> Option<(Vec<String>, Option<Bytes>)> {
         let (lines, blob) = lines(name, document)?;
         let lines = lines.iter().map(text).collect::<Option<Vec<_>>>()?;
-        let length = lines.iter().map(String::len).sum::<usize>() + blob.as_ref().map_or(0, Bytes::len);
+        let length = lines.iter().map(|line| line.len() + 1).sum::<usize>() + blob.as_ref().map_or(0, Bytes::len);
         let left = self.kept.checked_sub(length as u64)?;
         if let Some(blob) = &blob {
             self.unpack(blob)?;
@@ -272,21 +274,17 @@ enum Content {
 }
 
 impl Unfinished {
-    /// What a line begins, if it begins something.
-    fn begin(line: &Line, layers: &BTreeMap<Digest, Layer>) -> Option<Self> {
+    /// What a line begins; the line itself if it begins nothing.
+    fn begin(line: Line, layers: &BTreeMap<Digest, Layer>) -> Result<Self, Box<Line>> {
         let (name, content) = match line {
             Line::Payload { name, version, boot_images } => {
-                let (version, boot_images) = (version.clone(), boot_images.clone());
                 (name, Content::Payload(Payload { version, components: Vec::new(), boot_images }))
             }
             Line::Base { name, index } => {
-                let index = index.as_ref().map(|Text { media_type, text }| {
-                    Text { media_type: media_type.clone(), text: text.clone() }.read()
-                });
-                (name, Content::Base(Base { index, images: Vec::new() }))
+                (name, Content::Base(Base { index: index.map(Text::read), images: Vec::new() }))
             }
             Line::Catalog { name, layer } => {
-                let found = layer.as_ref().map(|digest| layers.get(digest).cloned());
+                let found = layer.map(|digest| layers.get(&digest).cloned());
                 let content = match found {
                     Some(None) => Content::Broken,
                     layer => Content::Catalog(Selected {
@@ -298,9 +296,9 @@ impl Unfinished {
                 };
                 (name, content)
             }
-            _ => return None,
+            line => return Err(Box::new(line)),
         };
-        Some(Self { name: name.clone(), content })
+        Ok(Self { name, content })
     }
 
     fn add(&mut self, line: Line) {

@@ -71,12 +71,12 @@ impl Cache {
 
     /// What other processes may use of what was asked for since it was begun.
     pub fn named(&self) -> Named {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.lock();
+        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
         let named = |key: &DocumentKey| {
             let name = kept::name(key)?;
-            let document = known.get(key).or_else(|| earlier.get(&name))?.clone();
+            let document = known.get(key).or_else(|| earlier.as_ref()?.get(&name))?.clone();
             Some((name, document))
         };
         asked.iter().filter_map(named).collect()

@@ -257,7 +257,19 @@ impl BlobReader {
         }
     }
 
-    /// The same as a stream.
+    /// All that is left, which has to fit into memory.
+    ///
+    /// # Errors
+    /// As those of [`next`](Self::next).
+    pub async fn whole(mut self) -> Result<Bytes, Error> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.next().await {
+            bytes.extend_from_slice(&chunk?);
+        }
+        Ok(bytes.into())
+    }
+
+    /// The bytes of [`next`](Self::next) as a stream.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
         futures::stream::unfold(self, |mut reader| async move { reader.next().await.map(|item| (item, reader)) })
     }

@@ -387,15 +387,11 @@ impl Client {
 
     /// A blob of at most [`SMALL_BLOB`] bytes, verified.
     pub async fn blob_bytes(&self, repository: &Repository, blob: &Descriptor) -> Result<Bytes, Error> {
-        let mut reader = BlobReader::open(self, repository, blob, None).await?;
+        let reader = BlobReader::open(self, repository, blob, None).await?;
         if blob.size > SMALL_BLOB {
             return Err(reader.problem(Problem::TooLarge { limit: SMALL_BLOB, length: Some(blob.size) }));
         }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = reader.next().await {
-            bytes.extend_from_slice(&chunk?);
-        }
-        Ok(bytes.into())
+        reader.whole().await
     }
 
     /// Begins to read a blob; waits for a place in the window of the host.

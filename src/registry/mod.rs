@@ -47,7 +47,7 @@ pub use settings::{ConfigError, Reload, Settings, Timing, Tls};
 
 pub use crate::failure::Side;
 pub use crate::gate::Load;
-pub use transfer::{Breaks, Offer, Progress, Transferred, offer, send, send_made, transfer};
+pub use transfer::{BlobSource, Breaks, Offer, Progress, Transferred, offer, send, transfer};
 pub use upload::{Started, UploadSession};
 
 /// The longest manifest that is taken: what registries themselves accept.

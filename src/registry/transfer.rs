@@ -93,6 +93,15 @@ enum Broken {
     Target(Error),
 }
 
+/// Where a blob comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum BlobSource<'a> {
+    /// A repository of another registry.
+    Registry(&'a Client, &'a Repository),
+    /// It was made here, and is held whole.
+    Made(&'a Bytes),
+}
+
 /// What a target says to the wish to bring it a blob.
 #[derive(Debug)]
 pub enum Offer {
@@ -145,11 +154,11 @@ pub async fn transfer(
     match offered {
         Offer::Present => Ok(Transferred::Present),
         Offer::Mounted => Ok(Transferred::Mounted),
-        Offer::Wanted(session) => send(source, from, target, to, blob, session, progress).await,
+        Offer::Wanted(session) => send(BlobSource::Registry(source, from), target, to, blob, session, progress).await,
     }
 }
 
-/// Reads, verifies and sends a blob at the same time, in `session` if one was begun.
+/// Reads, verifies and sends a blob at the same time, in `session` if one was begun. One that was made here is sent in the same way.
 ///
 /// The last byte is released to the target only after length and digest match. A source that breaks off is resumed where
 /// it broke; a target that does, where it says that it is: what it has is not sent again, and what has to be read again
@@ -160,34 +169,7 @@ pub async fn transfer(
 /// # Errors
 /// The failure of the side that broke it; [`Error::side`] says which.
 pub async fn send(
-    source: &Client,
-    from: &Repository,
-    target: &Client,
-    to: &Repository,
-    blob: &Descriptor,
-    session: Option<Box<UploadSession>>,
-    progress: Progress<'_>,
-) -> Result<Transferred, Error> {
-    send_from(Origin::Registry(source, from), target, to, blob, session, progress).await
-}
-
-/// Sends a blob that was made here, as [`send`] does.
-///
-/// # Errors
-/// The target does not take it.
-pub async fn send_made(
-    bytes: &Bytes,
-    target: &Client,
-    to: &Repository,
-    blob: &Descriptor,
-    session: Option<Box<UploadSession>>,
-    progress: Progress<'_>,
-) -> Result<Transferred, Error> {
-    send_from(Origin::Made(bytes), target, to, blob, session, progress).await
-}
-
-async fn send_from(
-    origin: Origin<'_>,
+    from: BlobSource<'_>,
     target: &Client,
     to: &Repository,
     blob: &Descriptor,
@@ -195,13 +177,13 @@ async fn send_from(
     progress: Progress<'_>,
 ) -> Result<Transferred, Error> {
     if blob.size <= SMALL_BLOB {
-        return send_small(origin, target, to, blob, session, progress).await;
+        return send_small(from, target, to, blob, session, progress).await;
     }
     let done = Transferred::Uploaded { bytes: blob.size };
     // The source's first: see `Host::acquire`.
-    let reading = match origin {
-        Origin::Registry(source, from) => Some(source.bulk(from, blob.size).await),
-        Origin::Made(_) => None,
+    let reading = match from {
+        BlobSource::Registry(source, repository) => Some(source.bulk(repository, blob.size).await),
+        BlobSource::Made(_) => None,
     };
     let writing = target.bulk(to, blob.size).await;
     let (mut session, mut reader) = (session, None);
@@ -216,7 +198,7 @@ async fn send_from(
         let read = async {
             match reader.take() {
                 Some(open) => Ok(open),
-                None => origin.open(blob).await,
+                None => from.open(blob).await,
             }
         };
         let (opened, started) = futures::join!(read, start);
@@ -294,16 +276,16 @@ async fn send_from(
 
 /// Reads a blob whole and sends it in one piece.
 async fn send_small(
-    origin: Origin<'_>,
+    from: BlobSource<'_>,
     target: &Client,
     to: &Repository,
     blob: &Descriptor,
     session: Option<Box<UploadSession>>,
     progress: Progress<'_>,
 ) -> Result<Transferred, Error> {
-    let read = match origin {
-        Origin::Registry(source, from) => read_small(source, from, blob, progress).await,
-        Origin::Made(bytes) => Ok(bytes.clone()),
+    let read = match from {
+        BlobSource::Registry(source, repository) => read_small(source, repository, blob, progress).await,
+        BlobSource::Made(bytes) => Ok(bytes.clone()),
     };
     let bytes = match read {
         Ok(bytes) => bytes,
@@ -320,15 +302,7 @@ async fn send_small(
     Ok(Transferred::Uploaded { bytes: blob.size })
 }
 
-/// Where a blob comes from.
-#[derive(Clone, Copy)]
-enum Origin<'a> {
-    Registry(&'a Client, &'a Repository),
-    /// It is held whole.
-    Made(&'a Bytes),
-}
-
-impl Origin<'_> {
+impl BlobSource<'_> {
     async fn open(self, blob: &Descriptor) -> Result<Reader, Error> {
         Ok(match self {
             Self::Registry(source, from) => {

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Completed, MayCommit, broken, chunks};
 use crate::failure::{Failure, Reason};
 use crate::oci::{Descriptor, Digest, Manifest, RawManifest, Repository, Tag, media_type};
-use crate::registry::{self, By, Client, Offer, Problem, Progress, SMALL_BLOB, Throttle, offer, send_made};
+use crate::registry::{self, BlobSource, By, Client, Offer, Problem, Progress, SMALL_BLOB, Throttle, offer, send};
 
 /// Largest layer we write or read.
 pub(super) const MAX_LAYER: u64 = SMALL_BLOB;
@@ -99,7 +99,20 @@ impl Artifact {
         RawManifest::new(Bytes::from(manifest.to_string()), media_type::OCI_IMAGE)
     }
 
-    /// Writes the manifest; its layers are there, and its [config](put_config).
+    /// Writes the manifest after the config that all artifacts have in common; its layers are there.
+    pub(super) async fn store_first(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        tag: &Tag,
+        kind: &str,
+        may_commit: MayCommit<'_>,
+    ) -> Result<(), Refused> {
+        put_config(client, repository).await?;
+        self.store(client, repository, tag, kind, may_commit).await
+    }
+
+    /// Writes the manifest beside others, which have the same config; its layers are there.
     pub(super) async fn store(
         &self,
         client: &Client,
@@ -156,15 +169,7 @@ pub(super) async fn read_blob(
     repository: &Repository,
     blob: &Descriptor,
 ) -> Result<Option<Bytes>, Failure> {
-    let read = async {
-        let mut reader = client.open_blob(repository, blob).await?;
-        let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or_default());
-        while let Some(frame) = reader.next().await {
-            bytes.extend_from_slice(&frame?);
-        }
-        Ok(Bytes::from(bytes))
-    };
-    found(read.await)
+    found(async { client.open_blob(repository, blob).await?.whole().await }.await)
 }
 
 /// Writes one of the blobs of an artifact, unless it is there.
@@ -178,7 +183,7 @@ pub(super) async fn write_blob(
     let write = async {
         if let Offer::Wanted(session) = offer(client, repository, &blob, repository).await? {
             let progress = Progress { throttles, ..Progress::none() };
-            send_made(bytes, client, repository, &blob, session, progress).await?;
+            send(BlobSource::Made(bytes), client, repository, &blob, session, progress).await?;
         }
         Ok(())
     };

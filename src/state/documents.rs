@@ -58,8 +58,7 @@ pub async fn save_documents(
     }
     let lines = lines.iter().cloned().map(Ok);
     let layers = artifact::write_lines(client, repository, DOCUMENTS_TYPE, lines).await?;
-    artifact::put_config(client, repository).await.map_err(|error| error.failure())?;
     let blobs = blobs.iter().map(|bytes| artifact::blob(bytes)).collect();
     let artifact = Artifact { layers, blobs, completed: None };
-    Ok(artifact.store(client, repository, &place.documents, DOCUMENTS_TYPE, may_commit).await?)
+    Ok(artifact.store_first(client, repository, &place.documents, DOCUMENTS_TYPE, may_commit).await?)
 }

@@ -252,9 +252,8 @@ impl Ledger {
     async fn rewrite(&mut self, client: &Client, place: &Place, may_commit: MayCommit<'_>) -> Result<(), Failure> {
         let lines = self.lines(self.entries.keys()).chain(self.unknown.iter().cloned().map(Ok));
         let layers = artifact::write_lines(client, &place.repository, LEDGER_TYPE, lines).await?;
-        artifact::put_config(client, &place.repository).await.map_err(|error| error.failure())?;
         let artifact = Artifact { layers: layers.clone(), blobs: Vec::new(), completed: None };
-        artifact.store(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await?;
+        artifact.store_first(client, &place.repository, &place.ledger, LEDGER_TYPE, may_commit).await?;
         self.layers = layers;
         self.new.clear();
         Ok(())
@@ -414,21 +413,16 @@ impl Record {
     ) -> Result<(), Failure> {
         let layers = artifact::write_lines(client, &place.repository, PLAN_TYPE, plan_lines(plan)).await?;
         let artifact = Artifact { layers, blobs: Vec::new(), completed };
-        let put_config =
-            async || artifact::put_config(client, &place.repository).await.map_err(|error| error.failure());
-        let store = async || artifact.store(client, &place.repository, &place.plan, PLAN_TYPE, may_commit).await;
-        // Artifacts that are there have the same config.
-        let alone = self.plan.is_none() && self.ledger.as_ref().is_none_or(|ledger| ledger.layers.is_empty());
-        if alone {
-            put_config().await?;
-        }
-        match store().await {
-            // Somebody emptied the repository.
-            Err(Refused::Registry(error)) if error.lost_content() && !alone => {
-                put_config().await?;
-                store().await?;
+        let (repository, tag) = (&place.repository, &place.plan);
+        let first = async || artifact.store_first(client, repository, tag, PLAN_TYPE, may_commit).await;
+        if self.plan.is_none() && self.ledger.as_ref().is_none_or(|ledger| ledger.layers.is_empty()) {
+            first().await?;
+        } else {
+            match artifact.store(client, repository, tag, PLAN_TYPE, may_commit).await {
+                // Somebody emptied the repository.
+                Err(Refused::Registry(error)) if error.lost_content() => first().await?,
+                stored => stored?,
             }
-            stored => stored?,
         }
         (self.plan, self.completed) = (Some(Arc::clone(plan)), completed);
         Ok(())
